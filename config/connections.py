@@ -1,0 +1,50 @@
+"""Connections: the one factory of Redis clients, with two kinds of client.
+
+`commands` is for ordinary commands: short timeouts, a few retries, one pool per process. `listener` is for
+calls that block (pub/sub, RQ's worker): no read timeout, no retries, never shared. redis-py 8 times every read
+out after 5 s by default and RQ's worker changes the pool it is given; hence two kinds, made only here.
+"""
+
+from typing import Any
+
+from redis import Redis
+from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.retry import Retry
+
+COMMAND_TIMEOUT_S = 3.0
+
+
+def commands(url: str) -> Redis:
+    """Return a client for ordinary commands."""
+    return Redis.from_url(url, max_connections=200, **_command_options())
+
+
+def listener(url: str) -> Redis:
+    """Return a client for calls that block until something happens."""
+    return Redis.from_url(
+        url,
+        socket_timeout=None,
+        socket_connect_timeout=COMMAND_TIMEOUT_S,
+        max_connections=2000,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+def commands_like(connection: Redis) -> Redis:
+    """Return a client for ordinary commands to the server that `connection` talks to."""
+    pool = connection.connection_pool
+    kwargs = {**pool.connection_kwargs, **_command_options()}
+    return Redis(
+        connection_pool=type(pool)(
+            connection_class=pool.connection_class, max_connections=200, **kwargs
+        )
+    )
+
+
+def _command_options() -> dict[str, Any]:
+    return {
+        "socket_timeout": COMMAND_TIMEOUT_S,
+        "socket_connect_timeout": COMMAND_TIMEOUT_S,
+        "health_check_interval": 30,
+        "retry": Retry(ExponentialBackoff(cap=1, base=0.05), 3),
+    }

@@ -1,0 +1,37 @@
+"""Logs: one line per event on standard error, with the event's name and its numbers.
+
+    2026-11-21T10:00:00Z INFO scheduler.autoscaler worker added event=autoscaler.added queue=low depth=900
+
+A call gives the sentence and `extra={"event": …, …}`; everything in `extra` is appended as `key=value`.
+"""
+
+import logging
+import time
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class LineFormatter(logging.Formatter):
+    """Format a record and its extra fields as one line."""
+
+    converter = time.gmtime
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        """Return the line of `record`, its extra fields last."""
+        extra = (f"{k}={_value(v)}" for k, v in vars(record).items() if k not in _STANDARD)
+        return " ".join([super().formatMessage(record), *extra])
+
+
+def _value(value: object) -> str:
+    text = f"{value:.3f}" if isinstance(value, float) else str(value)
+    return repr(text) if " " in text else text
+
+
+def configure(level: str) -> None:
+    """Send this process's log to standard error at `level`."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -1,0 +1,233 @@
+"""Tiers: the SLA table, from one YAML file, checked whole before any process uses it.
+
+A tier names its queue, the OpenAI `service_tier` values that mean it, its priority inside the engine (vLLM's:
+smaller goes first), its objectives, its limits, how long results are kept and how failures are retried. A
+queue names when workers are added to it and drained. Errors carry the file, the line and the key.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class TierTableError(Exception):
+    """The SLA table is invalid; the message is one line per fault: file, line, key, what and how to mend."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Autoscale(_Frozen):
+    """When workers are added to a queue and drained; depth is waiting + in flight, per worker."""
+
+    workers_serve: list[Name] = Field(min_length=1)
+    scale_up_at: Positive
+    scale_down_at: Annotated[float, Field(ge=0)]
+    min_workers: int = Field(1, ge=0)
+    max_workers: int = Field(1, ge=0)
+    cooldown_s: Annotated[float, Field(ge=0)] = 60.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.scale_down_at >= self.scale_up_at:
+            raise ValueError("scale_down_at must be below scale_up_at, or workers would come and go for ever")
+        if self.min_workers > self.max_workers:
+            raise ValueError("min_workers must not exceed max_workers")
+        return self
+
+
+class QueuePolicy(_Frozen):
+    """One queue; its rank is its place in the file."""
+
+    autoscale: Autoscale | None = None
+
+
+class Objectives(_Frozen):
+    """What a tier is promised; a missing one is not promised."""
+
+    ttft_s: Positive | None = None
+    tpot_ms: Positive | None = None
+    start_within_s: Positive | None = None
+    finish_within_s: Positive | None = None
+
+
+class Limits(_Frozen):
+    """What one job of the tier may take."""
+
+    max_tokens: int = Field(8192, ge=1)
+    job_timeout_s: int = Field(600, ge=1)
+
+
+class Retention(_Frozen):
+    """How long an ended job stays readable."""
+
+    result_ttl_s: int = Field(86_400, ge=1)
+    failure_ttl_s: int = Field(604_800, ge=1)
+
+
+class RetryPolicy(_Frozen):
+    """How often, and after which growing pauses, a failed job is tried again."""
+
+    max: int = Field(0, ge=0, le=20)
+    intervals_s: list[Annotated[int, Field(ge=0)]] = []
+
+    @model_validator(mode="after")
+    def _growing(self) -> Self:
+        if self.max and not self.intervals_s:
+            raise ValueError("intervals_s needs at least one pause when max is above 0")
+        if self.intervals_s != sorted(self.intervals_s):
+            raise ValueError("intervals_s must not shrink")
+        return self
+
+
+class Tier(_Frozen):
+    """One SLA class."""
+
+    queue: Name
+    service_tiers: list[Name] = []
+    priority: int = Field(ge=0, le=1_000_000)
+    objectives: Objectives = Objectives()
+    limits: Limits = Limits()
+    retention: Retention = Retention()
+    retry: RetryPolicy = RetryPolicy()
+
+
+class TierTable(_Frozen):
+    """The whole table; queues in rank order."""
+
+    queues: dict[Name, QueuePolicy] = Field(min_length=1)
+    tiers: dict[Name, Tier] = Field(min_length=1)
+    default_tier: Name
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Return the table in `path`; TierTableError if it cannot be read or breaks a rule."""
+        try:
+            text = path.read_text(encoding="utf-8")
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+            content = yaml.safe_load(text)
+        except OSError as error:
+            raise TierTableError(f"{path}: cannot be read: {error.strerror}") from error
+        except yaml.YAMLError as error:
+            raise TierTableError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        faults = [*_repeated_keys(root), *_invalid(cls, content), *_contradictions(content)]
+        if faults:
+            raise TierTableError("\n".join(f"{path}:{_line_of(root, loc)}: {text}" for loc, text in faults))
+        return cls.model_validate(content)
+
+    def tier_for(self, service_tier: str) -> str | None:
+        """Return the tier that an OpenAI `service_tier` means, or None."""
+        return next((n for n, tier in self.tiers.items() if service_tier in tier.service_tiers), None)
+
+
+Fault = tuple[tuple[str | int, ...], str]
+
+
+def _invalid(table: type[TierTable], content: Any) -> list[Fault]:
+    """Return what breaks the schema."""
+    try:
+        table.model_validate(content)
+    except ValidationError as error:
+        return [(e["loc"], f"{_dotted(e['loc'])}: {_advice(e)}") for e in error.errors(include_url=False)]
+    return []
+
+
+def _advice(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return "unknown key; remove it or correct its spelling"
+    if error["type"] == "missing":
+        return "missing; every entry of its kind needs it"
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+def _contradictions(content: Any) -> list[Fault]:
+    """Return the faults that span entries: names that point nowhere, one service_tier claimed twice."""
+    if not isinstance(content, dict):
+        return []
+    queues, tiers = content.get("queues"), content.get("tiers")
+    if not isinstance(queues, dict) or not isinstance(tiers, dict):
+        return []
+    return [
+        *_dangling_queues(queues, tiers),
+        *_shared_service_tiers(tiers),
+        *_dangling_default(tiers, content.get("default_tier")),
+    ]
+
+
+def _dangling_queues(queues: dict[str, Any], tiers: dict[str, Any]) -> list[Fault]:
+    known = ", ".join(queues)
+    faults: list[Fault] = []
+    for name, tier in tiers.items():
+        queue = tier.get("queue") if isinstance(tier, dict) else None
+        if queue is not None and queue not in queues:
+            faults.append((("tiers", name, "queue"), f"tiers.{name}.queue: no queue {queue!r}; use one of {known}"))
+    for name, queue in queues.items():
+        scale = queue.get("autoscale") if isinstance(queue, dict) else None
+        served = scale.get("workers_serve") if isinstance(scale, dict) else None
+        path = ("queues", name, "autoscale", "workers_serve")
+        if isinstance(served, list) and not set(served) <= set(queues):
+            faults.append((path, f"{_dotted(path)}: names a queue that is not in queues; use {known}"))
+        elif isinstance(served, list) and name not in served:
+            faults.append((path, f"{_dotted(path)}: must contain {name!r}, or new workers would not help it"))
+    return faults
+
+
+def _shared_service_tiers(tiers: dict[str, Any]) -> list[Fault]:
+    owners: dict[str, str] = {}
+    faults: list[Fault] = []
+    for name, tier in tiers.items():
+        services = tier.get("service_tiers") if isinstance(tier, dict) else None
+        for service in services if isinstance(services, list) else []:
+            if service in owners:
+                text = f"tiers.{name}.service_tiers: {service!r} already means {owners[service]!r}; keep it in one tier"
+                faults.append((("tiers", name, "service_tiers"), text))
+            owners.setdefault(service, name)
+    return faults
+
+
+def _dangling_default(tiers: dict[str, Any], default: Any) -> list[Fault]:
+    if default is None or default in tiers:
+        return []
+    return [(("default_tier",), f"default_tier: no tier {default!r}; use one of {', '.join(tiers)}")]
+
+
+def _repeated_keys(node: yaml.Node | None, path: tuple[str | int, ...] = ()) -> list[Fault]:
+    """Return keys written twice in one mapping: YAML would silently keep the last."""
+    if isinstance(node, yaml.SequenceNode):
+        return [f for i, child in enumerate(node.value) for f in _repeated_keys(child, (*path, i))]
+    if not isinstance(node, yaml.MappingNode):
+        return []
+    seen: set[str] = set()
+    faults: list[Fault] = []
+    for key, value in node.value:
+        here = (*path, key.value)
+        if key.value in seen:
+            faults.append((here, f"{_dotted(here)}: written twice; keep one"))
+        seen.add(key.value)
+        faults += _repeated_keys(value, here)
+    return faults
+
+
+def _line_of(node: yaml.Node | None, loc: tuple[str | int, ...]) -> int:
+    """Return the line of the deepest part of `loc` that the file has."""
+    line = 1
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            found = [(k, v) for k, v in node.value if k.value == str(part)]
+            if not found:
+                break
+            line, node = found[-1][0].start_mark.line + 1, found[-1][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+    return line
+
+
+def _dotted(loc: tuple[str | int, ...]) -> str:
+    return ".".join(map(str, loc)) or "the file"

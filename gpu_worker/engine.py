@@ -1,0 +1,106 @@
+"""The engine seam: what the worker needs of an inference engine, and the errors it may see.
+
+An engine runs many OpenAI requests at once, in order of priority (smaller first), and says how full it is.
+`VLLMEngine` and `SimEngine` pass the same contract tests.
+
+    EngineError            code, retryable
+    ├── InvalidRequest     the caller's fault: never retried
+    ├── EngineFailure      this request failed in the engine: may be retried
+    └── EngineDead         the engine is gone, and the worker goes with it
+    EngineStartError       the engine cannot start: one line says why
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar, Protocol
+
+from config.settings import Settings
+from scheduler.jobs import Request
+
+
+class EngineError(Exception):
+    """A request did not get its answer."""
+
+    code: ClassVar[str]
+    retryable: ClassVar[bool]
+
+
+class InvalidRequest(EngineError):
+    """The engine cannot serve this request as it is."""
+
+    code = "invalid_request"
+    retryable = False
+
+
+class EngineFailure(EngineError):
+    """The engine failed on this request; another attempt may succeed."""
+
+    code = "engine_failure"
+    retryable = True
+
+
+class EngineDead(EngineError):
+    """The engine process is gone; nothing more can run on it."""
+
+    code = "engine_dead"
+    retryable = True
+
+
+class EngineStartError(Exception):
+    """The engine cannot start."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstToken:
+    """The first output token exists since `at` (UTC); it may be reported late, never early."""
+
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The whole OpenAI response; the last event of a request."""
+
+    body: dict[str, Any]
+
+
+Event = FirstToken | Response
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How full the engine is: requests in a seat, requests waiting for one."""
+
+    running: int
+    waiting: int
+
+
+class Engine(Protocol):
+    """Continuous batching behind OpenAI's requests."""
+
+    model: str
+    """Name under which the model is served."""
+    max_model_len: int
+    """Tokens of prompt and output together that one request may have."""
+    seats: int
+    """Requests that one step can work on (vLLM's `max_num_seqs`)."""
+    kind: str
+    """`vllm` or `sim`."""
+
+    @classmethod
+    async def start(cls, settings: Settings) -> "Engine":
+        """Return a ready engine; EngineStartError with one clear line if it cannot be had."""
+        ...
+
+    def run(self, request: Request, *, job_id: str, priority: int) -> AsyncIterator[Event]:
+        """Yield the request's events, a Response last; closing the iterator aborts the request."""
+        ...
+
+    def load(self) -> Load:
+        """Return how full the engine is now."""
+        ...
+
+    async def stop(self) -> None:
+        """End the engine and every process of its own."""
+        ...

@@ -1,0 +1,177 @@
+"""Endings into Redis: what ended in one tick is written in one step, and nothing is given up while Redis is away.
+
+Successes go through `scheduler.finish`, one script for all of them. Failures, stops, and successes that RQ must finish
+itself (dependents, callbacks, repeats, webhooks, results that are not kept) go through RQ's own handlers, one by one.
+"""
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from rq import Queue
+from rq.executions import Execution
+from rq.job import Job, JobStatus
+from rq.timeouts import TimerDeathPenalty
+
+from gpu_worker.inference import Ending, Failed, Finished, Stopped
+from scheduler import keys
+from scheduler.claim import Claim
+from scheduler.finish import Success, holds, write
+
+if TYPE_CHECKING:
+    from gpu_worker.worker import GPUWorker
+
+logger = logging.getLogger(__name__)
+
+UNAVAILABLE = (RedisConnectionError, RedisTimeoutError)
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A claim and how it ended."""
+
+    claim: Claim
+    ending: Ending
+    ended_at: datetime
+
+
+class Finisher:
+    """Writes endings, in the order in which they come, from one thread of its own."""
+
+    def __init__(self, worker: "GPUWorker", connection: Redis) -> None:
+        self._worker = worker
+        self._connection = connection
+        self._ended: asyncio.Queue[Ended] = asyncio.Queue()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="finish")
+
+    def put(self, claim: Claim, ending: Ending) -> None:
+        """Take over an ending; it is written as soon as Redis lets it."""
+        self._ended.put_nowait(Ended(claim, ending, datetime.now(UTC)))
+
+    async def settle(self) -> None:
+        """Return when everything that was put is written."""
+        await self._ended.join()
+
+    async def run(self) -> None:
+        """Write endings until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            batch = [await self._ended.get()]
+            while not self._ended.empty():
+                batch.append(self._ended.get_nowait())
+            await self._persist(loop, batch)
+            for _ in batch:
+                self._ended.task_done()
+
+    async def _persist(self, loop: asyncio.AbstractEventLoop, batch: list[Ended]) -> None:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                return await loop.run_in_executor(self._thread, self._write, batch)
+            except UNAVAILABLE as error:
+                logger.warning(
+                    "results wait for Redis",
+                    extra={"event": "finish.waiting", "jobs": len(batch), "error": error},
+                )
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+
+    def _write(self, batch: list[Ended]) -> None:
+        """Write a batch; safe to repeat, because what is written no longer holds its lease."""
+        successes = [success for ended in batch if (success := self._as_success(ended))]
+        verdicts = write(self._connection, self._worker.name, successes)
+        written = {
+            (s.claim.job.id, s.claim.execution_id)
+            for s, verdict in zip(successes, verdicts, strict=True)
+            if verdict != "dependents"
+        }
+        for ended in batch:
+            if (ended.claim.job.id, ended.claim.execution_id) not in written:
+                self._attempt(ended)
+        if not self._worker.num_inflight:
+            self._worker.show_state(self._connection)
+
+    def _attempt(self, ended: Ended) -> None:
+        """Write one ending by RQ; one that cannot be written keeps its lease, whose expiry is a worker's death."""
+        try:
+            self._write_by_rq(ended)
+        except UNAVAILABLE:
+            raise
+        except Exception:
+            logger.exception("ending not written", extra={"event": "finish.failed", "job_id": ended.claim.job.id})
+
+    def _as_success(self, ended: Ended) -> Success | None:
+        """Return what the script can write, None where RQ must."""
+        job = ended.claim.job
+        ttl = job.get_result_ttl(self._worker.default_result_ttl)
+        if not isinstance(ended.ending, Finished) or ttl == 0 or _needs_rq(job):
+            return None
+        return Success(ended.claim, ended.ending.value, ended.ended_at, ttl)
+
+    def _write_by_rq(self, ended: Ended) -> None:
+        """Let RQ's worker code write the ending, unless the lease was lost."""
+        claim, job = ended.claim, ended.claim.job
+        if not holds(self._connection, claim):
+            return
+        job.ended_at = ended.ended_at
+        job.started_at = job.started_at or claim.claimed_at
+        self._worker.execution = _execution(claim, self._connection, self._worker.name)
+        queue = Queue(claim.queue, connection=self._connection, serializer=job.serializer)
+        try:
+            match ended.ending:
+                case Finished(value):
+                    self._succeed(job, queue, value)
+                case Failed() as failed:
+                    self._fail(job, queue, failed)
+                case Stopped():
+                    self._stop(job, queue)
+        finally:
+            self._worker.execution = None
+        self._connection.publish(keys.ENDED, job.id)
+
+    def _succeed(self, job: Job, queue: Queue, value: object) -> None:
+        job._result = value
+        job._status = JobStatus.FINISHED
+        job.save_meta()
+        job.execute_success_callback(TimerDeathPenalty, value)
+        self._worker.handle_job_success(job, queue, queue.started_job_registry)
+        job.send_webhooks(JobStatus.FINISHED)
+
+    def _fail(self, job: Job, queue: Queue, failed: Failed) -> None:
+        logger.warning(
+            "job failed",
+            extra={"event": "job.failed", "job_id": job.id, "code": failed.failure["code"], "queue": queue.name},
+        )
+        job._status = JobStatus.FAILED
+        if failed.failure["code"] != "invalid_record":
+            job.meta["failure"] = failed.failure
+            job.save_meta()
+        if not failed.retryable:
+            job.retries_left = 0
+        error = failed.error
+        job.execute_failure_callback(TimerDeathPenalty, type(error), error, error.__traceback__)
+        self._worker.handle_job_failure(job, queue, queue.started_job_registry, failed.exc_string)
+
+    def _stop(self, job: Job, queue: Queue) -> None:
+        self._worker._stopped_job_id = job.id
+        if job.stopped_callback:
+            job.execute_stopped_callback(TimerDeathPenalty)
+        self._worker.handle_job_failure(job, queue, queue.started_job_registry, "Job stopped by user.")
+
+
+def _needs_rq(job: Job) -> bool:
+    """Whether the job has something that only RQ's own transaction does."""
+    return bool(job._success_callback_name or job.webhooks or job.repeats_left)
+
+
+def _execution(claim: Claim, connection: Redis, worker: str) -> Execution:
+    execution = Execution(claim.execution_id, claim.job.id, connection, worker)
+    execution.created_at = claim.claimed_at
+    return execution

@@ -1,0 +1,158 @@
+"""SimEngine: continuous batching without a model, for machines without vLLM, load tests and scheduler tests.
+
+Every step gives each seated request one token and takes `STEP_S + SEQUENCE_S * running` seconds; a free seat goes to
+the waiting request with the smallest (priority, arrival). A prompt counts one token per four characters. Every
+answer says that it is simulated.
+"""
+
+import asyncio
+import heapq
+import itertools
+import math
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from config.settings import Settings
+from gpu_worker.engine import Event, FirstToken, InvalidRequest, Load, Response
+from scheduler.jobs import Request
+
+STEP_S = 0.004
+SEQUENCE_S = 0.0001
+CHARACTERS_PER_TOKEN = 4
+DEFAULT_MAX_TOKENS = 16
+
+_KINDS = {
+    "/v1/completions": ("cmpl", "text_completion"),
+    "/v1/chat/completions": ("chatcmpl", "chat.completion"),
+}
+
+
+@dataclass(eq=False)
+class _Sequence:
+    """One request in the engine, and how many tokens it still lacks."""
+
+    prompt_tokens: int
+    max_tokens: int
+    first_token: asyncio.Event = field(default_factory=asyncio.Event)
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+    first_token_at: datetime | None = None
+    num_tokens: int = 0
+    aborted: bool = False
+
+
+class SimEngine:
+    """A discrete model of an engine's step loop, on the real clock."""
+
+    kind = "sim"
+
+    def __init__(self, *, model: str, seats: int = 64, max_model_len: int = 4096) -> None:
+        self.model = model
+        self.seats = seats
+        self.max_model_len = max_model_len
+        self._running: list[_Sequence] = []
+        self._waiting: list[tuple[int, int, _Sequence]] = []
+        self._arrivals = itertools.count()
+        self._work = asyncio.Event()
+        self._loop = asyncio.create_task(self._steps())
+
+    @classmethod
+    async def start(cls, settings: Settings) -> "SimEngine":
+        """Return a ready engine."""
+        return cls(model=settings.served_model)
+
+    async def run(self, request: Request, *, job_id: str, priority: int) -> AsyncIterator[Event]:
+        """Yield the events of `request`."""
+        sequence = self._sequence(request)
+        heapq.heappush(self._waiting, (priority, next(self._arrivals), sequence))
+        self._work.set()
+        try:
+            await sequence.first_token.wait()
+            assert sequence.first_token_at
+            yield FirstToken(sequence.first_token_at)
+            await sequence.finished.wait()
+            yield Response(self._response(request, sequence, job_id))
+        finally:
+            sequence.aborted = True
+
+    def load(self) -> Load:
+        """Return how full the engine is now."""
+        waiting = sum(not sequence.aborted for _, _, sequence in self._waiting)
+        return Load(running=len(self._running), waiting=waiting)
+
+    async def stop(self) -> None:
+        """End the step loop."""
+        self._loop.cancel()
+        await asyncio.gather(self._loop, return_exceptions=True)
+
+    async def _steps(self) -> None:
+        while True:
+            await self._work.wait()
+            self._seat()
+            if not self._running:
+                self._work.clear()
+                continue
+            await asyncio.sleep(STEP_S + SEQUENCE_S * len(self._running))
+            self._step()
+
+    def _seat(self) -> None:
+        self._running = [s for s in self._running if not s.aborted]
+        while self._waiting and len(self._running) < self.seats:
+            sequence = heapq.heappop(self._waiting)[2]
+            if not sequence.aborted:
+                self._running.append(sequence)
+
+    def _step(self) -> None:
+        for sequence in self._running:
+            sequence.num_tokens += 1
+            if sequence.num_tokens == 1:
+                sequence.first_token_at = datetime.now(UTC)
+                sequence.first_token.set()
+            if sequence.num_tokens >= sequence.max_tokens:
+                sequence.finished.set()
+        self._running = [s for s in self._running if not s.finished.is_set()]
+
+    def _sequence(self, request: Request) -> _Sequence:
+        body = request["body"]
+        if request["endpoint"] not in _KINDS:
+            raise InvalidRequest(f"endpoint {request['endpoint']} is not served; use {' or '.join(_KINDS)}")
+        if body.get("model", self.model) != self.model:
+            raise InvalidRequest(f"model {body['model']!r} is not served; use {self.model!r}")
+        text = _prompt_text(body)
+        prompt_tokens = math.ceil(len(text) / CHARACTERS_PER_TOKEN)
+        max_tokens = body.get("max_tokens") or DEFAULT_MAX_TOKENS
+        if prompt_tokens + max_tokens > self.max_model_len:
+            raise InvalidRequest(
+                f"prompt of {prompt_tokens} tokens and max_tokens {max_tokens} exceed "
+                f"the model's length of {self.max_model_len}"
+            )
+        return _Sequence(prompt_tokens, max_tokens)
+
+    def _response(self, request: Request, sequence: _Sequence, job_id: str) -> dict[str, Any]:
+        prefix, kind = _KINDS[request["endpoint"]]
+        text = f"[simulated: {sequence.num_tokens} tokens]"
+        said = {"message": {"role": "assistant", "content": text}} if prefix == "chatcmpl" else {"text": text}
+        return {
+            "id": f"{prefix}-{job_id}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": self.model,
+            "choices": [{"index": 0, "finish_reason": "length", **said}],
+            "usage": {
+                "prompt_tokens": sequence.prompt_tokens,
+                "completion_tokens": sequence.num_tokens,
+                "total_tokens": sequence.prompt_tokens + sequence.num_tokens,
+            },
+        }
+
+
+def _prompt_text(body: dict[str, Any]) -> str:
+    """Return the text of a prompt or of all messages."""
+    if prompt := body.get("prompt"):
+        return str(prompt)
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise InvalidRequest("the body needs a prompt or messages")
+    return "".join(str(message.get("content", "")) for message in messages)

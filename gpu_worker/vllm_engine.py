@@ -1,0 +1,231 @@
+"""VLLMEngine: vLLM inside the worker's process, answering through vLLM's own OpenAI serving objects.
+
+Chat templates, sampling, tools, structured outputs and log probabilities are vLLM's. `SLALOM_VLLM_ARGS` takes any
+flag of `vllm serve` and is read by vLLM's own parser; ours come first, so the operator's win. Scheduling is by
+priority. The step loop runs in a process of vLLM's own (EngineCore); this one renders prompts and collects outputs.
+
+Paths inside vLLM move between releases: they are all in this module, and `tests/contract` holds them.
+"""
+
+import os
+
+# Before vLLM reads them; the operator's own values win.
+for _name, _value in {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}.items():
+    os.environ.setdefault(_name, _value)
+
+import asyncio
+import shlex
+from argparse import Namespace
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+from config.settings import ROOT, Settings
+from gpu_worker.engine import (
+    EngineDead,
+    EngineFailure,
+    EngineStartError,
+    Event,
+    FirstToken,
+    InvalidRequest,
+    Load,
+    Response,
+)
+from scheduler.jobs import Request
+
+ADDER = ROOT / "models" / "adder"
+ADDER_FLAGS = ("--dtype", "float32", "--enforce-eager", "--max-num-seqs", "64")
+"""For the model in this repository, which is too small to gain from compilation."""
+
+FLAGS = ("--scheduling-policy", "priority", "--enable-prefix-caching")
+
+
+def _prepare_environment(settings: Settings) -> None:
+    """Set what vLLM reads from the environment at import; values that are set already stay."""
+    if Path(settings.model).is_dir():
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if _is_adder(settings):
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+
+
+def _is_adder(settings: Settings) -> bool:
+    return Path(settings.model).resolve() == ADDER
+
+
+class VLLMEngine:
+    """An `AsyncLLM` and the serving objects over it."""
+
+    kind = "vllm"
+
+    def __init__(self, llm: Any, state: Any, model: str) -> None:
+        self._llm = llm
+        self._endpoints = _endpoints(state)
+        self._running = 0
+        config = llm.vllm_config
+        self.model = model
+        self.max_model_len: int = config.model_config.max_model_len
+        self.seats: int = config.scheduler_config.max_num_seqs
+
+    @classmethod
+    async def start(cls, settings: Settings) -> "VLLMEngine":
+        """Return a ready engine; takes tens of seconds, in which the loop is blocked."""
+        _prepare_environment(settings)
+        args = parse_flags(settings)
+        try:
+            llm = _timed_llm(args)
+            state = SimpleNamespace()
+            await _init_app_state()(llm, state, args, await llm.get_supported_tasks())
+        except Exception as error:
+            raise EngineStartError(f"vLLM cannot serve {settings.model}: {_last_line(error)}") from error
+        return cls(llm, state, settings.served_model)
+
+    async def run(self, request: Request, *, job_id: str, priority: int) -> AsyncIterator[Event]:
+        """Yield the events of `request`."""
+        parse, serve = self._endpoint(request["endpoint"])
+        body = {**request["body"], "priority": priority, "request_id": job_id, "stream": False}
+        first_token: list[datetime] = []
+        _first_token.set(first_token)
+        self._running += 1
+        try:
+            response = _checked(await serve(_validated(parse, body), None))
+        except (InvalidRequest, EngineFailure):
+            raise
+        except Exception as error:
+            raise self._as_engine_error(error) from error
+        finally:
+            self._running -= 1
+        if first_token:
+            yield FirstToken(min(first_token))
+        yield Response(response)
+
+    def load(self) -> Load:
+        """Return how full the engine is now."""
+        return Load(running=min(self._running, self.seats), waiting=max(0, self._running - self.seats))
+
+    async def stop(self) -> None:
+        """End EngineCore; returns when its process is gone."""
+        await asyncio.to_thread(self._llm.shutdown, timeout=5.0)
+
+    def _endpoint(self, endpoint: str) -> tuple[Any, Any]:
+        try:
+            return self._endpoints[endpoint]
+        except KeyError:
+            known = ", ".join(sorted(self._endpoints))
+            raise InvalidRequest(f"endpoint {endpoint} is not served by {self.model}; use {known}") from None
+
+    def _as_engine_error(self, error: Exception) -> Exception:
+        """Map what vLLM raises to the seam's errors."""
+        if self._llm.errored or "EngineDead" in type(error).__name__:
+            return EngineDead(_last_line(error))
+        response = _error_response(error)
+        return _error_of(response.error.code, response.error.message)
+
+
+def parse_flags(settings: Settings) -> Namespace:
+    """Return vLLM's own parse of our flags and the operator's; EngineStartError names a wrong one."""
+    parser = _parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise EngineStartError(f"SLALOM_VLLM_ARGS: {message}; see `vllm serve --help`")
+
+    parser.error = refuse
+    adder = ADDER_FLAGS if _is_adder(settings) else ()
+    ours = ["--model", settings.model, "--served-model-name", settings.served_model, *FLAGS, *adder]
+    args = parser.parse_args([*ours, *shlex.split(settings.vllm_args)])
+    if args.scheduling_policy != "priority":
+        refuse("--scheduling-policy must stay priority, or tiers would mean nothing in the engine")
+    return args  # type: ignore[no-any-return]
+
+
+_first_token: ContextVar[list[datetime] | None] = ContextVar("_first_token", default=None)
+"""Where the requests of the current task note when their first token came."""
+
+
+def _timed_llm(args: Namespace) -> Any:
+    """Return an AsyncLLM that notes first tokens, which the serving objects do not pass on."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    class TimedLLM(AsyncLLM):
+        async def generate(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any]:
+            noted = _first_token.get()
+            async with aclosing(super().generate(*args, **kwargs)) as outputs:
+                async for output in outputs:
+                    stats = output.metrics
+                    if noted is not None and stats is not None and stats.first_token_latency > 0:
+                        noted.append(datetime.fromtimestamp(stats.arrival_time + stats.first_token_latency, UTC))
+                    yield output
+
+    return TimedLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
+
+
+def _parser() -> Any:
+    try:
+        from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    except ImportError:
+        from vllm.entrypoints.openai.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    return make_arg_parser(FlexibleArgumentParser(prog="SLALOM_VLLM_ARGS"))
+
+
+def _init_app_state() -> Any:
+    try:
+        from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+    except ImportError:
+        from vllm.entrypoints.openai.api_server import init_app_state
+    return init_app_state
+
+
+def _endpoints(state: Any) -> dict[str, tuple[Any, Any]]:
+    """Return endpoint -> (request class, serving coroutine function), for what the model can do."""
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+
+    endpoints: dict[str, tuple[Any, Any]] = {}
+    if chat := getattr(state, "openai_serving_chat", None):
+        endpoints["/v1/chat/completions"] = (ChatCompletionRequest, chat.create_chat_completion)
+    if completion := getattr(state, "openai_serving_completion", None):
+        endpoints["/v1/completions"] = (CompletionRequest, completion.create_completion)
+    return endpoints
+
+
+def _validated(parse: Any, body: dict[str, Any]) -> Any:
+    """Return the body as vLLM's request object; InvalidRequest names the field."""
+    try:
+        return parse.model_validate(body)
+    except ValueError as error:
+        errors = getattr(error, "errors", None)
+        if errors is None:
+            raise InvalidRequest(_last_line(error)) from error
+        faults = (f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in errors(include_input=False))
+        raise InvalidRequest("; ".join(faults)) from error
+
+
+def _checked(response: Any) -> dict[str, Any]:
+    """Return the response as JSON; an error response is raised."""
+    if (error := getattr(response, "error", None)) is not None:
+        raise _error_of(error.code, error.message)
+    body: dict[str, Any] = response.model_dump(mode="json")
+    return body
+
+
+def _error_of(status: int, message: str) -> InvalidRequest | EngineFailure:
+    return InvalidRequest(message) if 400 <= status < 500 else EngineFailure(message)
+
+
+def _error_response(error: Exception) -> Any:
+    try:
+        from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
+    except ImportError:
+        from vllm.entrypoints.serve.utils.error_response import create_error_response
+    return create_error_response(error)
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,55 @@
+"""Cancel: a waiting job never runs; a running one is aborted in the engine.
+
+A waiting job leaves its queue and becomes `canceled` in one step, so no worker can take it in between. For a running
+one the stop is recorded in the job and sent to its worker as RQ's stop-job command; should that message be lost,
+the worker reads the record at its next heartbeat.
+"""
+
+from datetime import UTC, datetime
+from typing import Literal
+
+from redis import Redis
+from rq.command import send_command
+from rq.exceptions import InvalidJobOperation
+from rq.job import Job
+from rq.utils import utcformat
+
+from scheduler import keys
+from scheduler.jobs import UnknownJob
+
+Outcome = Literal["canceled", "stopping", "ended"]
+
+
+def cancel(connection: Redis, job: Job) -> Outcome:
+    """Cancel `job`; 'stopping' means its worker was told, 'ended' that there was nothing left to cancel."""
+    status = keys.script(connection, "cancel")(
+        keys=[job.key, keys.queue(job.origin), f"rq:canceled:{job.origin}"],
+        args=[job.id, utcformat(datetime.now(UTC)), job.result_ttl or job.failure_ttl or 86_400],
+    )
+    match status:
+        case None:
+            raise UnknownJob(job.id)
+        case b"queued":
+            return "canceled"
+        case b"started":
+            _tell_worker(connection, job)
+            return "stopping"
+        case b"scheduled" | b"deferred" | b"created":
+            return _cancel_parked(job)
+    return "ended"
+
+
+def _tell_worker(connection: Redis, job: Job) -> None:
+    job.refresh()
+    if job.worker_name:
+        send_command(connection, job.worker_name, "stop-job", job_id=job.id)
+
+
+def _cancel_parked(job: Job) -> Outcome:
+    """Cancel a job that waits for a retry or for another job, by RQ's own means."""
+    try:
+        job.cancel()
+    except InvalidJobOperation:
+        return "ended"
+    job.connection.publish(keys.ENDED, job.id)
+    return "canceled"

@@ -1,0 +1,125 @@
+"""Jobs: what a job is, the states it passes, and what may be said of it.
+
+A job is an OpenAI request (`endpoint` and `body`) that RQ keeps: function `gpu_worker.generate`, one argument, the
+request. Its tier, tenant, and the instants RQ has no field for are in `job.meta`. RQ's statuses are the truth; the
+API's words are mapped here and nowhere else:
+
+    created, deferred, queued, scheduled -> queued        finished -> succeeded
+    started                              -> running       failed   -> failed        canceled, stopped -> canceled
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, TypedDict
+
+from redis import Redis
+from rq.exceptions import NoSuchJobError
+from rq.job import Job, JobStatus
+from rq.results import Result
+from rq.serializers import JSONSerializer
+
+FUNCTION = "gpu_worker.generate"
+
+Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
+
+STATUS: dict[JobStatus, Status] = {
+    JobStatus.CREATED: "queued",
+    JobStatus.DEFERRED: "queued",
+    JobStatus.QUEUED: "queued",
+    JobStatus.SCHEDULED: "queued",
+    JobStatus.STARTED: "running",
+    JobStatus.FINISHED: "succeeded",
+    JobStatus.FAILED: "failed",
+    JobStatus.STOPPED: "canceled",
+    JobStatus.CANCELED: "canceled",
+}
+ENDED: frozenset[Status] = frozenset({"succeeded", "failed", "canceled"})
+
+
+class Request(TypedDict):
+    """An OpenAI request: the path of its endpoint, and the body as the endpoint defines it."""
+
+    endpoint: str
+    body: dict[str, Any]
+
+
+class Failure(TypedDict):
+    """Why a job failed, for its caller: a code that is for ever, and a sentence."""
+
+    code: str
+    message: str
+
+
+class UnknownJob(Exception):
+    """There is no such job: it never was, or it has expired."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """What may be said of a job; `*_at` are UTC, None where that has not happened."""
+
+    id: str
+    status: Status
+    tier: str | None
+    tenant: str | None
+    queue: str
+    created_at: datetime
+    queued_at: datetime | None
+    started_at: datetime | None
+    first_token_at: datetime | None
+    finished_at: datetime | None
+    request: Request | None
+    response: Any
+    failure: Failure | None
+    metadata: dict[str, str]
+
+
+def fetch(connection: Redis, job_id: str) -> Job:
+    """Return the job; UnknownJob if there is none of that id, or none that we wrote."""
+    try:
+        return Job.fetch(job_id, connection=connection, serializer=JSONSerializer)
+    except (NoSuchJobError, ValueError) as error:
+        raise UnknownJob(job_id) from error
+
+
+def view(job: Job) -> JobView:
+    """Return what may be said of `job` as it was fetched; reads its latest result."""
+    status = STATUS[job.get_status(refresh=False)]
+    result = job.latest_result() if status in {"succeeded", "failed"} else None
+    meta = job.meta or {}
+    return JobView(
+        id=job.id,
+        status=status,
+        tier=meta.get("tier"),
+        tenant=meta.get("tenant"),
+        queue=job.origin,
+        created_at=job.created_at,
+        queued_at=job.enqueued_at,
+        started_at=job.started_at,
+        first_token_at=_instant(meta.get("first_token_at")),
+        finished_at=job.ended_at if status in ENDED else None,
+        request=_request(job),
+        response=result.return_value if result and status == "succeeded" else None,
+        failure=_failure(meta, result) if status == "failed" else None,
+        metadata=meta.get("metadata") or {},
+    )
+
+
+def _instant(value: str | None) -> datetime | None:
+    return datetime.fromisoformat(value) if value else None
+
+
+def _request(job: Job) -> Request | None:
+    """Return the request of an inference job, None of any other callable's."""
+    if job.func_name != FUNCTION or not job.args:
+        return None
+    request: Request = job.args[0]
+    return request
+
+
+def _failure(meta: dict[str, Any], result: Result | None) -> Failure:
+    """Return the failure the worker recorded, else the last line of RQ's text: never a traceback."""
+    if recorded := meta.get("failure"):
+        return Failure(code=recorded["code"], message=recorded["message"])
+    lines = (result.exc_string or "").strip().splitlines() if result else []
+    return Failure(code="job_failed", message=lines[-1] if lines else "the job failed without a message")

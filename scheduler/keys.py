@@ -1,0 +1,64 @@
+"""Keys: every Redis key and channel that Slalom touches, and the scripts that write them.
+
+RQ's (written as RQ would; `tests/contract` compares):
+
+    rq:queue:{queue}                list    job ids, next first
+    rq:job:{job}                    hash    the job
+    rq:wip:{queue}                  zset    "{job}:{execution}" -> lease deadline + RQ_GRACE_S (epoch s)
+    rq:execution:{job}:{execution}  hash    id, created_at, last_heartbeat, worker_name, lease_until (ours)
+    rq:executions:{job}             zset    execution id -> expiry (epoch s)
+    rq:results:{job}                stream  one entry per attempt that ended
+    rq:finished|failed|canceled:{queue}  zset  job id -> expiry (epoch s)
+    rq:worker:{name}                hash    a worker
+
+Fields of our own in `rq:job:{job}`: `worker_deaths` (count), `stop_requested` (1 once a caller cancelled it).
+
+Ours:
+
+    slalom:wake:{queue}  channel  published when a job was put into the queue
+    slalom:ended         channel  ids of jobs that just ended, space-separated
+    slalom:models        hash     model name -> JSON {max_model_len, engine, …}
+"""
+
+from functools import cache
+from importlib.resources import files
+
+from redis import Redis
+from redis.commands.core import Script
+
+ENDED = "slalom:ended"
+MODELS = "slalom:models"
+
+RQ_GRACE_S = 60
+"""How far behind the lease deadline the started registry's score lies: RQ's own clean-up (which `rq info` and
+the dashboard trigger) fails what is past its score, and must never come before our rescue."""
+
+
+def wake(queue: str) -> str:
+    """Return the channel that announces jobs in `queue`."""
+    return f"slalom:wake:{queue}"
+
+
+def queue(name: str) -> str:
+    """Return the key of RQ's list of waiting jobs."""
+    return f"rq:queue:{name}"
+
+
+def started(name: str) -> str:
+    """Return the key of RQ's started registry of a queue."""
+    return f"rq:wip:{name}"
+
+
+def worker(name: str) -> str:
+    """Return the key of RQ's worker record."""
+    return f"rq:worker:{name}"
+
+
+@cache
+def _source(name: str) -> str:
+    return files("scheduler.lua").joinpath(f"{name}.lua").read_text(encoding="utf-8")
+
+
+def script(connection: Redis, name: str) -> Script:
+    """Return the script `lua/{name}.lua`, bound to `connection`."""
+    return connection.register_script(_source(name))

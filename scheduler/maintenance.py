@@ -1,0 +1,116 @@
+"""Maintenance: the process that does the periodic duties of every queue, each surviving its own failure.
+
+    rescue       jobs of dead workers, twice a second        scheduler.rescue
+    schedule     retries and scheduled jobs that are due     RQ's scheduler, which locks out a second one
+    registries   ended jobs past their time                  RQ's clean-up
+
+    python -m scheduler.maintenance
+"""
+
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from redis import Redis
+from redis.exceptions import RedisError
+from rq import Queue
+from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegistry
+from rq.scheduler import RQScheduler
+from rq.serializers import JSONSerializer
+
+from config import connections, logs
+from config.settings import Settings, SettingsError, load
+from scheduler.rescue import rescue
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 0.5
+REGISTRIES_EVERY_S = 60.0
+
+
+@dataclass
+class Maintenance:
+    """The duties, over all queues of the SLA table."""
+
+    connection: Redis
+    queues: list[str]
+    max_deliveries: int
+    _scheduler: RQScheduler = field(init=False)
+    _until_registries_s: float = field(init=False, default=0.0)
+
+    def __post_init__(self) -> None:
+        self._scheduler = RQScheduler(
+            self.queues, connection=self.connection, interval=1, serializer=JSONSerializer, logging_level="WARNING"
+        )
+
+    def upkeep(self) -> None:
+        """Do every duty that is due; called every TICK_S."""
+        self._attempt(self._rescue)
+        self._attempt(self._schedule)
+        self._until_registries_s -= TICK_S
+        if self._until_registries_s <= 0:
+            self._until_registries_s = REGISTRIES_EVERY_S
+            self._attempt(self._trim)
+
+    def close(self) -> None:
+        """Let another process schedule at once."""
+        self._attempt(self._scheduler.release_locks)
+
+    def _rescue(self) -> None:
+        for queue in self.queues:
+            rescue(self.connection, queue, max_deliveries=self.max_deliveries)
+
+    def _schedule(self) -> None:
+        self._scheduler.acquire_locks()
+        self._scheduler.enqueue_scheduled_jobs()
+
+    def _trim(self) -> None:
+        for queue in self.queues:
+            rq_queue = Queue(queue, connection=self.connection, serializer=JSONSerializer)
+            FinishedJobRegistry(queue=rq_queue).cleanup()
+            FailedJobRegistry(queue=rq_queue).cleanup()
+            self._trim_canceled(CanceledJobRegistry(queue=rq_queue))
+
+    def _trim_canceled(self, registry: CanceledJobRegistry) -> None:
+        """Drop ids of canceled jobs whose record has expired, which RQ never does."""
+        oldest = [job.decode() for job in self.connection.zrange(registry.key, 0, 999)]
+        gone = [job for job in oldest if not self.connection.exists(f"rq:job:{job}")]
+        if gone:
+            self.connection.zrem(registry.key, *gone)
+
+    def _attempt(self, duty: Callable[[], object]) -> None:
+        try:
+            duty()
+        except RedisError as error:
+            logger.warning("duty failed", extra={"event": "maintenance.failed", "duty": duty.__name__, "error": error})
+
+
+def run(settings: Settings, stop: threading.Event) -> None:
+    """Do the duties until `stop` is set."""
+    maintenance = Maintenance(
+        connections.commands(settings.redis), list(settings.tiers().queues), settings.max_deliveries
+    )
+    logger.info("maintenance started", extra={"event": "maintenance.started", "queues": ",".join(maintenance.queues)})
+    while not stop.wait(TICK_S):
+        maintenance.upkeep()
+    maintenance.close()
+
+
+def _main() -> None:
+    try:
+        settings = load()
+        settings.tiers()
+    except SettingsError as error:
+        sys.exit(f"invalid configuration:\n{error}")
+    logs.configure(settings.log_level)
+    stop = threading.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, lambda *_: stop.set())
+    run(settings, stop)
+
+
+if __name__ == "__main__":
+    _main()

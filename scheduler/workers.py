@@ -1,0 +1,37 @@
+"""Workers: who serves which queue, by RQ's own worker records.
+
+A record expires unless its worker renews it (a GPUWorker within a minute of its death), so a record is a worker.
+"""
+
+from dataclasses import dataclass
+
+from redis import Redis
+from rq import Queue
+from rq.worker import Worker
+from rq.worker_registration import clean_worker_registry
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """A registered worker."""
+
+    name: str
+    pid: int | None
+    hostname: str | None
+    queues: tuple[str, ...]
+
+
+def alive(connection: Redis, queue: str) -> list[WorkerView]:
+    """Return the workers that serve `queue`."""
+    rq_queue = Queue(queue, connection=connection)
+    clean_worker_registry(rq_queue)
+    return [
+        WorkerView(worker.name, worker.pid, worker.hostname, tuple(worker.queue_names()))
+        for worker in Worker.all(queue=rq_queue)
+    ]
+
+
+def depth(connection: Redis, queue: str) -> tuple[int, int]:
+    """Return how many jobs of `queue` wait and how many are in flight."""
+    rq_queue = Queue(queue, connection=connection)
+    return rq_queue.count, rq_queue.started_job_registry.get_job_count(cleanup=False)
