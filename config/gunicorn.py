@@ -1,7 +1,7 @@
 """Configuration of gunicorn for the API and the dashboard.
 
-Threads, not processes, carry the requests: one that waits for its answer holds a thread and no CPU. The control
-socket is off because its path is one per user, shared by every gunicorn of that user.
+Threads, not processes, carry the requests: one that waits for its answer holds a thread and no CPU.
+The control socket is off because its path is one per user, shared by every gunicorn of that user.
 """
 
 import sys

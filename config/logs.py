@@ -1,8 +1,10 @@
 """Logs: one line per event on standard error, with the event's name and its numbers.
 
-    2026-11-21T10:00:00Z INFO scheduler.autoscaler worker added event=autoscaler.added queue=low depth=900
+    2026-11-21T10:00:00Z INFO scheduler.autoscaler worker added event=autoscaler.added queue=low
+    depth=900
 
-A call gives the sentence and `extra={"event": …, …}`; everything in `extra` is appended as `key=value`.
+A call gives the sentence and `extra={"event": …, …}`; everything in `extra` is appended as
+`key=value`.
 """
 
 import logging
@@ -14,7 +16,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 class LineFormatter(logging.Formatter):
     """Format a record and its extra fields as one line."""
 
-    converter = time.gmtime
+    converter = staticmethod(time.gmtime)
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")

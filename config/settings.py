@@ -1,10 +1,10 @@
 """Settings: every knob of every process, from the environment and `.env`, typed and frozen.
 
-Names are `SLALOM_` plus the field's name in capitals; `REDIS_URL` and `PORT` also work bare, because
-hosting platforms set them so. A variable that begins with `SLALOM_` and is no field is an error: a typo must
-not become a default.
+Names are `SLALOM_` plus the field's name in capitals; `REDIS_URL` and `PORT` also work bare,
+because hosting platforms set them so. A variable that begins with `SLALOM_` and is no field is an
+error: a typo must not become a default.
 
-    python -m config.settings     print the effective configuration, secrets masked; exit 1 on an invalid one
+    python -m config.settings     print what is in effect, secrets masked; exit 1 if invalid
 """
 
 import difflib
@@ -51,17 +51,19 @@ class Settings(BaseSettings):
         description="redis://, rediss:// (TLS) or unix://; empty: the embedded server on loopback",
     )
     redis_port: Port = Field(6380, description="port of the embedded Redis server")
-    data_dir: Path = Field(ROOT / ".slalom", description="embedded Redis data, logs, process records")
-
-    host: str = Field(
-        "127.0.0.1", description="address the API binds"
+    data_dir: Path = Field(
+        ROOT / ".slalom", description="embedded Redis data, logs, process records"
     )
+
+    host: str = Field("127.0.0.1", description="address the API binds")
     port: Port = Field(
         8000,
         validation_alias=AliasChoices("PORT", "SLALOM_PORT"),
         description="port the API binds",
     )
-    web_threads: int = Field(64, ge=2, description="requests (waiting ones included) per web process")
+    web_threads: int = Field(
+        64, ge=2, description="requests (waiting ones included) per web process"
+    )
     web_processes: int = Field(1, ge=1, description="web processes")
     max_body_bytes: int = Field(1 << 20, ge=1024, description="largest request body accepted")
     max_wait_s: int = Field(30, ge=1, description="longest `Prefer: wait`, the sync objective")
@@ -70,7 +72,8 @@ class Settings(BaseSettings):
     dashboard_port: Port = Field(9181, description="port the dashboard binds")
     dashboard_user: str = Field("slalom", description="user name of the dashboard")
     dashboard_password: SecretStr = Field(
-        SecretStr(""), description="password of the dashboard; required when it binds beyond loopback"
+        SecretStr(""),
+        description="password of the dashboard; required when it binds beyond loopback",
     )
 
     engine: Literal["vllm", "sim"] = Field("vllm", description="inference engine of the workers")
@@ -82,10 +85,16 @@ class Settings(BaseSettings):
         None, ge=1, description="jobs one worker holds at a time; empty: 1.5 x the engine's seats"
     )
     lease_s: float = Field(30.0, ge=1, description="a worker silent for this long loses its jobs")
-    drain_s: float = Field(50.0, ge=0, description="time a stopping worker has for its jobs in flight")
-    max_deliveries: int = Field(3, ge=1, description="worker deaths after which a job is a dead letter")
+    drain_s: float = Field(
+        50.0, ge=0, description="time a stopping worker has for its jobs in flight"
+    )
+    max_deliveries: int = Field(
+        3, ge=1, description="worker deaths after which a job is a dead letter"
+    )
 
-    autoscale_interval_s: float = Field(5.0, gt=0, description="seconds between autoscaler decisions")
+    autoscale_interval_s: float = Field(
+        5.0, gt=0, description="seconds between autoscaler decisions"
+    )
     tiers_file: Path = Field(ROOT / "config" / "tiers.yaml", description="the SLA table")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="log level")
 
@@ -139,7 +148,9 @@ def load() -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        raise SettingsError("\n".join([*unknown, *map(_line, error.errors(include_url=False))])) from error
+        raise SettingsError(
+            "\n".join([*unknown, *map(_line, error.errors(include_url=False))])
+        ) from error
     if unknown:
         raise SettingsError("\n".join(unknown))
     return settings
@@ -205,8 +216,8 @@ def _main() -> int:
         out(f"{variables(field)[0]}={mask_url(value) if field == 'redis_url' else value}\n")
     out(f"# Redis in use: {mask_url(settings.redis)}\n")
     for name, tier in table.tiers.items():
-        services = ",".join(tier.service_tiers)
-        out(f"# tier {name}: queue {tier.queue}, service_tier {services or '-'}, priority {tier.priority}\n")
+        means = ",".join(tier.service_tiers) or "-"
+        out(f"# tier {name}: queue {tier.queue}, service_tier {means}, priority {tier.priority}\n")
     return 0
 
 

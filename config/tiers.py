@@ -1,8 +1,9 @@
 """Tiers: the SLA table, from one YAML file, checked whole before any process uses it.
 
-A tier names its queue, the OpenAI `service_tier` values that mean it, its priority inside the engine (vLLM's:
-smaller goes first), its objectives, its limits, how long results are kept and how failures are retried. A
-queue names when workers are added to it and drained. Errors carry the file, the line and the key.
+A tier names its queue, the OpenAI `service_tier` values that mean it, its priority inside the
+engine (vLLM's: smaller goes first), its objectives, its limits, how long results are kept and how
+failures are retried. A queue names when workers are added to it and drained. Errors carry the file,
+the line and the key.
 """
 
 from pathlib import Path
@@ -16,7 +17,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class TierTableError(Exception):
-    """The SLA table is invalid; the message is one line per fault: file, line, key, what and how to mend."""
+    """The SLA table is invalid; one line per fault: file, line, key, what, and how to mend it."""
 
 
 class _Frozen(BaseModel):
@@ -36,7 +37,9 @@ class Autoscale(_Frozen):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.scale_down_at >= self.scale_up_at:
-            raise ValueError("scale_down_at must be below scale_up_at, or workers would come and go for ever")
+            raise ValueError(
+                "scale_down_at must be below scale_up_at, or workers would come and go for ever"
+            )
         if self.min_workers > self.max_workers:
             raise ValueError("min_workers must not exceed max_workers")
         return self
@@ -115,15 +118,21 @@ class TierTable(_Frozen):
         except OSError as error:
             raise TierTableError(f"{path}: cannot be read: {error.strerror}") from error
         except yaml.YAMLError as error:
-            raise TierTableError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+            raise TierTableError(
+                f"{path}: not valid YAML: {' '.join(str(error).split())}"
+            ) from error
         faults = [*_repeated_keys(root), *_invalid(cls, content), *_contradictions(content)]
         if faults:
-            raise TierTableError("\n".join(f"{path}:{_line_of(root, loc)}: {text}" for loc, text in faults))
+            raise TierTableError(
+                "\n".join(f"{path}:{_line_of(root, loc)}: {text}" for loc, text in faults)
+            )
         return cls.model_validate(content)
 
     def tier_for(self, service_tier: str) -> str | None:
         """Return the tier that an OpenAI `service_tier` means, or None."""
-        return next((n for n, tier in self.tiers.items() if service_tier in tier.service_tiers), None)
+        return next(
+            (n for n, tier in self.tiers.items() if service_tier in tier.service_tiers), None
+        )
 
 
 Fault = tuple[tuple[str | int, ...], str]
@@ -134,7 +143,10 @@ def _invalid(table: type[TierTable], content: Any) -> list[Fault]:
     try:
         table.model_validate(content)
     except ValidationError as error:
-        return [(e["loc"], f"{_dotted(e['loc'])}: {_advice(e)}") for e in error.errors(include_url=False)]
+        return [
+            (e["loc"], f"{_dotted(e['loc'])}: {_advice(e)}")
+            for e in error.errors(include_url=False)
+        ]
     return []
 
 
@@ -147,7 +159,7 @@ def _advice(error: Any) -> str:
 
 
 def _contradictions(content: Any) -> list[Fault]:
-    """Return the faults that span entries: names that point nowhere, one service_tier claimed twice."""
+    """Return the faults that span entries: dangling names, one service_tier claimed twice."""
     if not isinstance(content, dict):
         return []
     queues, tiers = content.get("queues"), content.get("tiers")
@@ -166,15 +178,24 @@ def _dangling_queues(queues: dict[str, Any], tiers: dict[str, Any]) -> list[Faul
     for name, tier in tiers.items():
         queue = tier.get("queue") if isinstance(tier, dict) else None
         if queue is not None and queue not in queues:
-            faults.append((("tiers", name, "queue"), f"tiers.{name}.queue: no queue {queue!r}; use one of {known}"))
+            faults.append(
+                (
+                    ("tiers", name, "queue"),
+                    f"tiers.{name}.queue: no queue {queue!r}; use one of {known}",
+                )
+            )
     for name, queue in queues.items():
         scale = queue.get("autoscale") if isinstance(queue, dict) else None
         served = scale.get("workers_serve") if isinstance(scale, dict) else None
         path = ("queues", name, "autoscale", "workers_serve")
         if isinstance(served, list) and not set(served) <= set(queues):
-            faults.append((path, f"{_dotted(path)}: names a queue that is not in queues; use {known}"))
+            faults.append(
+                (path, f"{_dotted(path)}: names a queue that is not in queues; use {known}")
+            )
         elif isinstance(served, list) and name not in served:
-            faults.append((path, f"{_dotted(path)}: must contain {name!r}, or new workers would not help it"))
+            faults.append(
+                (path, f"{_dotted(path)}: must contain {name!r}, or new workers would not help it")
+            )
     return faults
 
 
@@ -185,8 +206,10 @@ def _shared_service_tiers(tiers: dict[str, Any]) -> list[Fault]:
         services = tier.get("service_tiers") if isinstance(tier, dict) else None
         for service in services if isinstance(services, list) else []:
             if service in owners:
-                text = f"tiers.{name}.service_tiers: {service!r} already means {owners[service]!r}; keep it in one tier"
-                faults.append((("tiers", name, "service_tiers"), text))
+                path = ("tiers", name, "service_tiers")
+                owner = owners[service]
+                text = f"{_dotted(path)}: {service!r} already means {owner!r}; keep it in one tier"
+                faults.append((path, text))
             owners.setdefault(service, name)
     return faults
 
@@ -194,7 +217,9 @@ def _shared_service_tiers(tiers: dict[str, Any]) -> list[Fault]:
 def _dangling_default(tiers: dict[str, Any], default: Any) -> list[Fault]:
     if default is None or default in tiers:
         return []
-    return [(("default_tier",), f"default_tier: no tier {default!r}; use one of {', '.join(tiers)}")]
+    return [
+        (("default_tier",), f"default_tier: no tier {default!r}; use one of {', '.join(tiers)}")
+    ]
 
 
 def _repeated_keys(node: yaml.Node | None, path: tuple[str | int, ...] = ()) -> list[Fault]:
@@ -223,7 +248,9 @@ def _line_of(node: yaml.Node | None, loc: tuple[str | int, ...]) -> int:
             if not found:
                 break
             line, node = found[-1][0].start_mark.line + 1, found[-1][1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        elif (
+            isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value)
+        ):
             node = node.value[part]
             line = node.start_mark.line + 1
     return line

@@ -1,13 +1,13 @@
 """The GPU worker: RQ's worker, made concurrent, around one inference engine.
 
-    worker       claims, keeps the engine full, heartbeats, drains
-    inference    one job: request in, ending out
-    finish       endings into Redis, in batches
-    engine       the seam: what an engine must do
-    vllm_engine  vLLM in this process; the only module that imports it
-    sim_engine   a model of continuous batching that needs no GPU and no weights
+worker       claims, keeps the engine full, heartbeats, drains
+inference    one job: request in, ending out
+finish       endings into Redis, in batches
+engine       the seam: what an engine must do
+vllm_engine  vLLM in this process; the only module that imports it
+sim_engine   a model of continuous batching that needs no GPU and no weights
 
-    rq worker -c config.rq -w gpu_worker.GPUWorker high low
+rq worker -c config.rq -w gpu_worker.GPUWorker high low
 """
 
 from gpu_worker.inference import generate

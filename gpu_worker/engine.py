@@ -1,7 +1,7 @@
 """The engine seam: what the worker needs of an inference engine, and the errors it may see.
 
-An engine runs many OpenAI requests at once, in order of priority (smaller first), and says how full it is.
-`VLLMEngine` and `SimEngine` pass the same contract tests.
+An engine runs many OpenAI requests at once, in order of priority (smaller first), and says how full
+it is. `VLLMEngine` and `SimEngine` pass the same contract tests.
 
     EngineError            code, retryable
     ├── InvalidRequest     the caller's fault: never retried

@@ -1,7 +1,8 @@
-"""Endings into Redis: what ended in one tick is written in one step, and nothing is given up while Redis is away.
+"""Endings into Redis: what ended in one tick is written in one step, and nothing is given up.
 
-Successes go through `scheduler.finish`, one script for all of them. Failures, stops, and successes that RQ must finish
-itself (dependents, callbacks, repeats, webhooks, results that are not kept) go through RQ's own handlers, one by one.
+Successes go through `scheduler.finish`, one script for all of them. Failures, stops, and successes
+that RQ must finish itself (dependents, callbacks, repeats, webhooks, results that are not kept) go
+through RQ's own handlers, one by one.
 """
 
 import asyncio
@@ -95,17 +96,18 @@ class Finisher:
         for ended in batch:
             if (ended.claim.job.id, ended.claim.execution_id) not in written:
                 self._attempt(ended)
-        if not self._worker.num_inflight:
-            self._worker.show_state(self._connection)
+        self._worker.show_idle()
 
     def _attempt(self, ended: Ended) -> None:
-        """Write one ending by RQ; one that cannot be written keeps its lease, whose expiry is a worker's death."""
+        """Write one ending by RQ; one that cannot be written keeps its lease until rescue."""
         try:
             self._write_by_rq(ended)
         except UNAVAILABLE:
             raise
         except Exception:
-            logger.exception("ending not written", extra={"event": "finish.failed", "job_id": ended.claim.job.id})
+            logger.exception(
+                "ending not written", extra={"event": "finish.failed", "job_id": ended.claim.job.id}
+            )
 
     def _as_success(self, ended: Ended) -> Success | None:
         """Return what the script can write, None where RQ must."""
@@ -147,7 +149,12 @@ class Finisher:
     def _fail(self, job: Job, queue: Queue, failed: Failed) -> None:
         logger.warning(
             "job failed",
-            extra={"event": "job.failed", "job_id": job.id, "code": failed.failure["code"], "queue": queue.name},
+            extra={
+                "event": "job.failed",
+                "job_id": job.id,
+                "code": failed.failure["code"],
+                "queue": queue.name,
+            },
         )
         job._status = JobStatus.FAILED
         if failed.failure["code"] != "invalid_record":
@@ -163,7 +170,9 @@ class Finisher:
         self._worker._stopped_job_id = job.id
         if job.stopped_callback:
             job.execute_stopped_callback(TimerDeathPenalty)
-        self._worker.handle_job_failure(job, queue, queue.started_job_registry, "Job stopped by user.")
+        self._worker.handle_job_failure(
+            job, queue, queue.started_job_registry, "Job stopped by user."
+        )
 
 
 def _needs_rq(job: Job) -> bool:

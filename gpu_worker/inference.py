@@ -1,7 +1,8 @@
 """Inference: one claimed job, from its request to its ending.
 
-An ending is a value: what the worker must write, decided without Redis. `generate` is the function an inference job
-names; GPUWorker gives it to the engine, and any other worker that picks the job up fails it with a plain sentence.
+An ending is a value: what the worker must write, decided without Redis. `generate` is the function
+an inference job names; GPUWorker gives it to the engine, and any other worker that picks the job up
+fails it with a plain sentence.
 """
 
 import asyncio
@@ -50,8 +51,8 @@ Ending = Finished | Failed | Stopped
 def generate(request: Request) -> None:
     """Run an OpenAI request on the engine of a GPUWorker; RuntimeError in any other worker."""
     raise RuntimeError(
-        f"{FUNCTION} runs only in `rq worker -w gpu_worker.GPUWorker`: this worker has no engine for "
-        f"{request.get('endpoint')}"
+        f"{FUNCTION} runs only in `rq worker -w gpu_worker.GPUWorker`: "
+        f"this worker has no engine for {request.get('endpoint')}"
     )
 
 
@@ -66,9 +67,13 @@ async def run(job: Job, engine: Engine, tiers: TierTable) -> Ending:
     except EngineError as error:
         return _failed(error, error.code, str(error), error.retryable)
     except (TimeoutError, JobTimeoutException) as error:
-        return _failed(error, "timeout", f"the job ran for more than {job.timeout} s", retryable=True)
+        return _failed(
+            error, "timeout", f"the job ran for more than {job.timeout} s", retryable=True
+        )
     except DeserializationError as error:
-        return _failed(error, "invalid_record", f"{UNREADABLE}: {error.__cause__ or error}", retryable=False)
+        return _failed(
+            error, "invalid_record", f"{UNREADABLE}: {error.__cause__ or error}", retryable=False
+        )
     except Exception as error:
         return _failed(error, "job_failed", f"{type(error).__name__}: {error}", retryable=True)
 
@@ -87,7 +92,7 @@ async def _infer(job: Job, engine: Engine, tiers: TierTable) -> dict[str, Any]:
 
 
 def request_of(job: Job) -> Request:
-    """Return the job's request; InvalidRequest unless its one argument is `{"endpoint": …, "body": {…}}`."""
+    """Return the job's request; InvalidRequest if its one argument is none."""
     match list(job.args), job.kwargs:
         case [{"endpoint": str(endpoint), "body": dict(body)}], {}:
             return Request(endpoint=endpoint, body=body)
@@ -95,7 +100,7 @@ def request_of(job: Job) -> Request:
 
 
 def _priority(job: Job, tiers: TierTable) -> int:
-    """Return the tier's priority; of a job without a known tier, the least urgent of its queue's."""
+    """Return the tier's priority; without a known tier, the least urgent of its queue."""
     if tier := tiers.tiers.get(str(job.meta.get("tier"))):
         return tier.priority
     same_queue = [t.priority for t in tiers.tiers.values() if t.queue == job.origin]
@@ -114,5 +119,9 @@ def _perform(job: Job) -> Any:
 
 def _failed(error: BaseException, code: str, message: str, retryable: bool) -> Failed:
     expected = isinstance(error, EngineError | DeserializationError)
-    text = f"{type(error).__name__}: {message}" if expected else "".join(traceback.format_exception(error))
+    text = (
+        f"{type(error).__name__}: {message}"
+        if expected
+        else "".join(traceback.format_exception(error))
+    )
     return Failed(Failure(code=code, message=message), text, retryable, error)

@@ -1,8 +1,8 @@
-"""SimEngine: continuous batching without a model, for machines without vLLM, load tests and scheduler tests.
+"""SimEngine: continuous batching without a model, for load tests and machines without vLLM.
 
-Every step gives each seated request one token and takes `STEP_S + SEQUENCE_S * running` seconds; a free seat goes to
-the waiting request with the smallest (priority, arrival). A prompt counts one token per four characters. Every
-answer says that it is simulated.
+Every step gives each seated request one token and takes `STEP_S + SEQUENCE_S * running` seconds; a
+free seat goes to the waiting request with the smallest (priority, arrival). A prompt counts one
+token per four characters. Every answer says that it is simulated.
 """
 
 import asyncio
@@ -117,7 +117,9 @@ class SimEngine:
     def _sequence(self, request: Request) -> _Sequence:
         body = request["body"]
         if request["endpoint"] not in _KINDS:
-            raise InvalidRequest(f"endpoint {request['endpoint']} is not served; use {' or '.join(_KINDS)}")
+            raise InvalidRequest(
+                f"endpoint {request['endpoint']} is not served; use {' or '.join(_KINDS)}"
+            )
         if body.get("model", self.model) != self.model:
             raise InvalidRequest(f"model {body['model']!r} is not served; use {self.model!r}")
         text = _prompt_text(body)
@@ -133,7 +135,11 @@ class SimEngine:
     def _response(self, request: Request, sequence: _Sequence, job_id: str) -> dict[str, Any]:
         prefix, kind = _KINDS[request["endpoint"]]
         text = f"[simulated: {sequence.num_tokens} tokens]"
-        said = {"message": {"role": "assistant", "content": text}} if prefix == "chatcmpl" else {"text": text}
+        said = (
+            {"message": {"role": "assistant", "content": text}}
+            if prefix == "chatcmpl"
+            else {"text": text}
+        )
         return {
             "id": f"{prefix}-{job_id}",
             "object": kind,

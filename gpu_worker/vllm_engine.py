@@ -1,19 +1,16 @@
-"""VLLMEngine: vLLM inside the worker's process, answering through vLLM's own OpenAI serving objects.
+"""VLLMEngine: vLLM inside the worker's process, behind vLLM's own OpenAI serving objects.
 
-Chat templates, sampling, tools, structured outputs and log probabilities are vLLM's. `SLALOM_VLLM_ARGS` takes any
-flag of `vllm serve` and is read by vLLM's own parser; ours come first, so the operator's win. Scheduling is by
-priority. The step loop runs in a process of vLLM's own (EngineCore); this one renders prompts and collects outputs.
+Chat templates, sampling, tools, structured outputs and log probabilities are vLLM's.
+`SLALOM_VLLM_ARGS` takes any flag of `vllm serve` and is read by vLLM's own parser; ours come first,
+so the operator's win. Scheduling is by priority. The step loop runs in a process of vLLM's own
+(EngineCore); this one renders prompts and collects outputs.
 
-Paths inside vLLM move between releases: they are all in this module, and `tests/contract` holds them.
+Paths inside vLLM move between releases: they are all in this module, and `tests/contract` holds
+them.
 """
 
-import os
-
-# Before vLLM reads them; the operator's own values win.
-for _name, _value in {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1"}.items():
-    os.environ.setdefault(_name, _value)
-
 import asyncio
+import os
 import shlex
 from argparse import Namespace
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -45,7 +42,9 @@ FLAGS = ("--scheduling-policy", "priority", "--enable-prefix-caching")
 
 
 def _prepare_environment(settings: Settings) -> None:
-    """Set what vLLM reads from the environment at import; values that are set already stay."""
+    """Set what vLLM reads from the environment at its import; the operator's own values stay."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if Path(settings.model).is_dir():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if _is_adder(settings):
@@ -80,7 +79,9 @@ class VLLMEngine:
             state = SimpleNamespace()
             await _init_app_state()(llm, state, args, await llm.get_supported_tasks())
         except Exception as error:
-            raise EngineStartError(f"vLLM cannot serve {settings.model}: {_last_line(error)}") from error
+            raise EngineStartError(
+                f"vLLM cannot serve {settings.model}: {_last_line(error)}"
+            ) from error
         return cls(llm, state, settings.served_model)
 
     async def run(self, request: Request, *, job_id: str, priority: int) -> AsyncIterator[Event]:
@@ -104,7 +105,9 @@ class VLLMEngine:
 
     def load(self) -> Load:
         """Return how full the engine is now."""
-        return Load(running=min(self._running, self.seats), waiting=max(0, self._running - self.seats))
+        return Load(
+            running=min(self._running, self.seats), waiting=max(0, self._running - self.seats)
+        )
 
     async def stop(self) -> None:
         """End EngineCore; returns when its process is gone."""
@@ -115,7 +118,9 @@ class VLLMEngine:
             return self._endpoints[endpoint]
         except KeyError:
             known = ", ".join(sorted(self._endpoints))
-            raise InvalidRequest(f"endpoint {endpoint} is not served by {self.model}; use {known}") from None
+            raise InvalidRequest(
+                f"endpoint {endpoint} is not served by {self.model}; use {known}"
+            ) from None
 
     def _as_engine_error(self, error: Exception) -> Exception:
         """Map what vLLM raises to the seam's errors."""
@@ -126,7 +131,7 @@ class VLLMEngine:
 
 
 def parse_flags(settings: Settings) -> Namespace:
-    """Return vLLM's own parse of our flags and the operator's; EngineStartError names a wrong one."""
+    """Return vLLM's own parse of our flags and the operator's; EngineStartError names a bad one."""
     parser = _parser()
 
     def refuse(message: str) -> NoReturn:
@@ -157,7 +162,11 @@ def _timed_llm(args: Namespace) -> Any:
                 async for output in outputs:
                     stats = output.metrics
                     if noted is not None and stats is not None and stats.first_token_latency > 0:
-                        noted.append(datetime.fromtimestamp(stats.arrival_time + stats.first_token_latency, UTC))
+                        noted.append(
+                            datetime.fromtimestamp(
+                                stats.arrival_time + stats.first_token_latency, UTC
+                            )
+                        )
                     yield output
 
     return TimedLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
@@ -202,7 +211,10 @@ def _validated(parse: Any, body: dict[str, Any]) -> Any:
         errors = getattr(error, "errors", None)
         if errors is None:
             raise InvalidRequest(_last_line(error)) from error
-        faults = (f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in errors(include_input=False))
+        faults = (
+            f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}"
+            for e in errors(include_input=False)
+        )
         raise InvalidRequest("; ".join(faults)) from error
 
 

@@ -1,14 +1,14 @@
 """Scheduling: what becomes of a job between the API and a worker, and after a worker died.
 
-    jobs        a job's states and what may be said of it
-    submit      tier -> queue, through RQ
-    claim       a worker takes jobs, renews their leases, hands them back
-    finish      a worker writes how its jobs ended
-    cancel      a caller takes a job back
-    rescue      jobs of dead workers go back to their queue, or become dead letters
-    workers     who serves which queue
-    models      what the workers serve
-    maintenance the process that does the periodic duties
-    autoscaler  the process that adds and drains workers
-    keys, lua/  every Redis key and every script
+jobs        a job's states and what may be said of it
+submit      tier -> queue, through RQ
+claim       a worker takes jobs, renews their leases, hands them back
+finish      a worker writes how its jobs ended
+cancel      a caller takes a job back
+rescue      jobs of dead workers go back to their queue, or become dead letters
+workers     who serves which queue
+models      what the workers serve
+maintenance the process that does the periodic duties
+autoscaler  the process that adds and drains workers
+keys, lua/  every Redis key and every script
 """

@@ -1,8 +1,8 @@
 """Cancel: a waiting job never runs; a running one is aborted in the engine.
 
-A waiting job leaves its queue and becomes `canceled` in one step, so no worker can take it in between. For a running
-one the stop is recorded in the job and sent to its worker as RQ's stop-job command; should that message be lost,
-the worker reads the record at its next heartbeat.
+A waiting job leaves its queue and becomes `canceled` in one step, so no worker can take it in
+between. For a running one the stop is recorded in the job and sent to its worker as RQ's stop-job
+command; should that message be lost, the worker reads the record at its next heartbeat.
 """
 
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ Outcome = Literal["canceled", "stopping", "ended"]
 
 
 def cancel(connection: Redis, job: Job) -> Outcome:
-    """Cancel `job`; 'stopping' means its worker was told, 'ended' that there was nothing left to cancel."""
+    """Cancel `job`; 'stopping': its worker was told; 'ended': there was nothing to cancel."""
     status = keys.script(connection, "cancel")(
         keys=[job.key, keys.queue(job.origin), f"rq:canceled:{job.origin}"],
         args=[job.id, utcformat(datetime.now(UTC)), job.result_ttl or job.failure_ttl or 86_400],

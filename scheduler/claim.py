@@ -1,14 +1,14 @@
 """Claim, renew, release: a worker's rights to jobs, each one atomic script.
 
-A claim grants a lease on each job; heartbeats renew it; `scheduler.rescue` takes the job back once it has expired.
-There is no instant in which a claimed job is in no list: leaving the queue and entering the started registry are
-one step inside Redis.
+A claim grants a lease on each job; heartbeats renew it; `scheduler.rescue` takes the job back once
+it has expired. There is no instant in which a claimed job is in no list: leaving the queue and
+entering the started registry are one step inside Redis.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal, cast
+from typing import Any, Literal, cast
 from uuid import uuid4
 
 from redis import Redis
@@ -39,7 +39,7 @@ class Claims:
     worker: str
     queues: Sequence[str]
     lease_s: float
-    serializer: type[JSONSerializer] = field(default=JSONSerializer)
+    serializer: Any = JSONSerializer
 
     def take(self, count: int) -> list[Claim]:
         """Return up to `count` jobs, started, high queues first."""
@@ -47,7 +47,14 @@ class Claims:
         now = datetime.now(UTC)
         reply = keys.script(self.connection, "claim")(
             keys=[*queue_keys, keys.worker(self.worker)],
-            args=[count, self.worker, utcformat(now), self.lease_s, keys.RQ_GRACE_S, uuid4().hex[:24]],
+            args=[
+                count,
+                self.worker,
+                utcformat(now),
+                self.lease_s,
+                keys.RQ_GRACE_S,
+                uuid4().hex[:24],
+            ],
         )
         return [self._claim(entry, now) for entry in reply]
 
@@ -59,16 +66,16 @@ class Claims:
         return Claim(job, _text(execution), self.queues[cast(int, place) - 1], now)
 
     def renew(self, claims: Sequence[Claim]) -> list[Verdict]:
-        """Extend the leases; 'lost' means another may run the job, 'stop' that its caller cancelled it."""
+        """Extend the leases; 'lost': another may run the job; 'stop': its caller cancelled it."""
         if not claims:
             return []
         now = utcformat(datetime.now(UTC))
-        args = [self.lease_s, keys.RQ_GRACE_S, now, *_flat(claims)]
+        args: list[Any] = [self.lease_s, keys.RQ_GRACE_S, now, *_flat(claims)]
         reply = keys.script(self.connection, "renew")(args=args)
         return [cast(Verdict, _text(verdict)) for verdict in reply]
 
     def release(self, claims: Sequence[Claim]) -> int:
-        """Hand jobs back to the front of their queues, uncharged; return how many were still ours."""
+        """Put jobs back in front of their queues, uncharged; return how many were still ours."""
         return int(keys.script(self.connection, "release")(args=_flat(claims))) if claims else 0
 
 

@@ -1,7 +1,8 @@
 """Finish: results are written in batches, each only while its lease is held.
 
-One script writes every success of a tick as RQ would write it, key by key. A job that RQ itself must finish (other
-jobs depend on it) is left untouched and reported, and the worker uses RQ's own transaction for it.
+One script writes every success of a tick as RQ would write it, key by key. A job that RQ itself
+must finish (other jobs depend on it) is left untouched and reported, and the worker uses RQ's own
+transaction for it.
 """
 
 from base64 import b64encode

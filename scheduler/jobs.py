@@ -1,11 +1,12 @@
 """Jobs: what a job is, the states it passes, and what may be said of it.
 
-A job is an OpenAI request (`endpoint` and `body`) that RQ keeps: function `gpu_worker.generate`, one argument, the
-request. Its tier, tenant, and the instants RQ has no field for are in `job.meta`. RQ's statuses are the truth; the
-API's words are mapped here and nowhere else:
+A job is an OpenAI request (`endpoint` and `body`) that RQ keeps: function `gpu_worker.generate`,
+one argument, the request. Its tier, tenant, and the instants RQ has no field for are in `job.meta`.
+RQ's statuses are the truth; the API's words are mapped here and nowhere else:
 
     created, deferred, queued, scheduled -> queued        finished -> succeeded
-    started                              -> running       failed   -> failed        canceled, stopped -> canceled
+    started                              -> running       failed   -> failed
+    canceled, stopped                    -> canceled
 """
 
 from dataclasses import dataclass
@@ -118,8 +119,10 @@ def _request(job: Job) -> Request | None:
 
 
 def _failure(meta: dict[str, Any], result: Result | None) -> Failure:
-    """Return the failure the worker recorded, else the last line of RQ's text: never a traceback."""
+    """Return the recorded failure, else the last line of RQ's text: never a traceback."""
     if recorded := meta.get("failure"):
         return Failure(code=recorded["code"], message=recorded["message"])
     lines = (result.exc_string or "").strip().splitlines() if result else []
-    return Failure(code="job_failed", message=lines[-1] if lines else "the job failed without a message")
+    return Failure(
+        code="job_failed", message=lines[-1] if lines else "the job failed without a message"
+    )

@@ -4,14 +4,16 @@ RQ's (written as RQ would; `tests/contract` compares):
 
     rq:queue:{queue}                list    job ids, next first
     rq:job:{job}                    hash    the job
-    rq:wip:{queue}                  zset    "{job}:{execution}" -> lease deadline + RQ_GRACE_S (epoch s)
-    rq:execution:{job}:{execution}  hash    id, created_at, last_heartbeat, worker_name, lease_until (ours)
+    rq:wip:{queue}                  zset    "{job}:{execution}" -> lease deadline + RQ_GRACE_S
+    rq:execution:{job}:{execution}  hash    id, created_at, last_heartbeat, worker_name, and ours:
+                                            lease_until (epoch s)
     rq:executions:{job}             zset    execution id -> expiry (epoch s)
     rq:results:{job}                stream  one entry per attempt that ended
     rq:finished|failed|canceled:{queue}  zset  job id -> expiry (epoch s)
     rq:worker:{name}                hash    a worker
 
-Fields of our own in `rq:job:{job}`: `worker_deaths` (count), `stop_requested` (1 once a caller cancelled it).
+Fields of our own in `rq:job:{job}`: `worker_deaths` (count), `stop_requested` (1 once a caller
+cancelled it).
 
 Ours:
 
@@ -30,8 +32,9 @@ ENDED = "slalom:ended"
 MODELS = "slalom:models"
 
 RQ_GRACE_S = 60
-"""How far behind the lease deadline the started registry's score lies: RQ's own clean-up (which `rq info` and
-the dashboard trigger) fails what is past its score, and must never come before our rescue."""
+"""How far behind the lease deadline the started registry's score lies: RQ's own clean-up (which `rq
+info` and the dashboard trigger) fails what is past its score, and must never come before our
+rescue."""
 
 
 def wake(queue: str) -> str:

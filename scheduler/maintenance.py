@@ -1,10 +1,10 @@
-"""Maintenance: the process that does the periodic duties of every queue, each surviving its own failure.
+"""Maintenance: the process that does every queue's periodic duties, each surviving its own failure.
 
-    rescue       jobs of dead workers, twice a second        scheduler.rescue
-    schedule     retries and scheduled jobs that are due     RQ's scheduler, which locks out a second one
-    registries   ended jobs past their time                  RQ's clean-up
+rescue       jobs of dead workers, twice a second    scheduler.rescue
+schedule     retries and scheduled jobs when due     RQ's scheduler, which locks out a second one
+registries   ended jobs past their time              RQ's clean-up
 
-    python -m scheduler.maintenance
+python -m scheduler.maintenance
 """
 
 import logging
@@ -43,7 +43,11 @@ class Maintenance:
 
     def __post_init__(self) -> None:
         self._scheduler = RQScheduler(
-            self.queues, connection=self.connection, interval=1, serializer=JSONSerializer, logging_level="WARNING"
+            self.queues,
+            connection=self.connection,
+            interval=1,
+            serializer=JSONSerializer,
+            logging_level="WARNING",
         )
 
     def upkeep(self) -> None:
@@ -76,7 +80,7 @@ class Maintenance:
 
     def _trim_canceled(self, registry: CanceledJobRegistry) -> None:
         """Drop ids of canceled jobs whose record has expired, which RQ never does."""
-        oldest = [job.decode() for job in self.connection.zrange(registry.key, 0, 999)]
+        oldest = registry.get_job_ids(0, 999, cleanup=False)
         gone = [job for job in oldest if not self.connection.exists(f"rq:job:{job}")]
         if gone:
             self.connection.zrem(registry.key, *gone)
@@ -85,7 +89,10 @@ class Maintenance:
         try:
             duty()
         except RedisError as error:
-            logger.warning("duty failed", extra={"event": "maintenance.failed", "duty": duty.__name__, "error": error})
+            logger.warning(
+                "duty failed",
+                extra={"event": "maintenance.failed", "duty": duty.__name__, "error": error},
+            )
 
 
 def run(settings: Settings, stop: threading.Event) -> None:
@@ -93,7 +100,10 @@ def run(settings: Settings, stop: threading.Event) -> None:
     maintenance = Maintenance(
         connections.commands(settings.redis), list(settings.tiers().queues), settings.max_deliveries
     )
-    logger.info("maintenance started", extra={"event": "maintenance.started", "queues": ",".join(maintenance.queues)})
+    logger.info(
+        "maintenance started",
+        extra={"event": "maintenance.started", "queues": ",".join(maintenance.queues)},
+    )
     while not stop.wait(TICK_S):
         maintenance.upkeep()
     maintenance.close()

@@ -1,8 +1,8 @@
 """Rescue: an expired lease is a worker's death; its jobs go back to the front of their queue.
 
-A death is counted apart from the job's own retries. After `max_deliveries` deaths the job is a dead letter: RQ's
-failed registry, with the cause in its result. Any number of processes may rescue at once: taking a job back is one
-atomic step.
+A death is counted apart from the job's own retries. After `max_deliveries` deaths the job is a dead
+letter: RQ's failed registry, with the cause in its result. Any number of processes may rescue at
+once: taking a job back is one atomic step.
 """
 
 import logging
@@ -50,7 +50,9 @@ def rescue(connection: Redis, queue: str, *, max_deliveries: int) -> Rescued:
     )
     requeued, dead = ([job.decode() for job in cast(list[bytes], ids)] for ids in reply)
     for job in requeued:
-        logger.warning("job requeued after its worker died", extra={"event": "job.rescued", "job_id": job})
+        logger.warning(
+            "job requeued after its worker died", extra={"event": "job.rescued", "job_id": job}
+        )
     for job in dead:
         logger.error("job is a dead letter", extra={"event": "job.dead_letter", "job_id": job})
     return Rescued(requeued, dead)

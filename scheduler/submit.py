@@ -1,7 +1,7 @@
 """Submission: a tier becomes a queue, and the request a job of RQ's, in one transaction.
 
-`Queue.enqueue_call` writes the job and its place in the queue; the wake-up is published in the same transaction, so
-a job is either accepted whole or not at all.
+`Queue.enqueue_call` writes the job and its place in the queue; the wake-up is published in the same
+transaction, so a job is either accepted whole or not at all.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Submitter:
         metadata: dict[str, str] | None = None,
         job_id: str | None = None,
     ) -> Job:
-        """Return the job, queued; UnknownTier if the table has no such tier, RedisError if it was not accepted."""
+        """Return the queued job; UnknownTier, or RedisError if it was not accepted."""
         policy = self._policy(tier)
         queue = Queue(policy.queue, connection=self.connection, serializer=JSONSerializer)
         with self.connection.pipeline() as pipeline:

@@ -1,6 +1,7 @@
 """Workers: who serves which queue, by RQ's own worker records.
 
-A record expires unless its worker renews it (a GPUWorker within a minute of its death), so a record is a worker.
+A record expires unless its worker renews it (a GPUWorker within a minute of its death), so a record
+is a worker.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""The autoscaler's loop: every few seconds read each queue, decide, act, and log the decision with its numbers.
+"""The autoscaler's loop: read each queue, decide, act, log the decision with its numbers.
 
-TERM or INT drains the workers it added and waits for them. SIGKILL leaves them running; the next autoscaler adopts
-them by their records.
+TERM or INT drains the workers it added and waits for them. SIGKILL leaves them running; the next
+autoscaler adopts them by their records.
 """
 
 import logging
@@ -32,9 +32,13 @@ ENDING_S = 5.0
 class Autoscaler:
     """Applies each queue's rule to what Redis and the pool say."""
 
-    def __init__(self, connection: Redis, tiers: TierTable, pool: LocalPool, num_gpus: int = 0) -> None:
+    def __init__(
+        self, connection: Redis, tiers: TierTable, pool: LocalPool, num_gpus: int = 0
+    ) -> None:
         self._connection = connection
-        self._rules = {name: queue.autoscale for name, queue in tiers.queues.items() if queue.autoscale}
+        self._rules = {
+            name: queue.autoscale for name, queue in tiers.queues.items() if queue.autoscale
+        }
         self._pool = pool
         self._num_gpus = num_gpus
         self._memory: dict[str, Memory] = {}
@@ -45,7 +49,9 @@ class Autoscaler:
         for queue, rule in self._rules.items():
             ours = self._pool.workers()
             measured = self._measure(queue, ours)
-            decision, self._memory[queue] = decide(rule, measured, self._memory.get(queue, Memory()), now)
+            decision, self._memory[queue] = decide(
+                rule, measured, self._memory.get(queue, Memory()), now
+            )
             self._log(queue, measured, decision)
             match decision:
                 case Add():
@@ -58,7 +64,9 @@ class Autoscaler:
         for worker in self._pool.workers():
             self._pool.drain(worker)
         for worker in self._pool.wait(drain_s + ENDING_S):
-            logger.error("worker does not end", extra={"event": "autoscaler.stuck", "worker": worker.name})
+            logger.error(
+                "worker does not end", extra={"event": "autoscaler.stuck", "worker": worker.name}
+            )
 
     def _measure(self, queue: str, ours: Sequence[PoolWorker]) -> Measured:
         waiting, in_flight = workers.depth(self._connection, queue)
@@ -69,19 +77,19 @@ class Autoscaler:
         return Measured(waiting, in_flight, len((registered | starting) - draining), len(drainable))
 
     def _add(self, queue: str, rule: Autoscale, ours: Sequence[PoolWorker]) -> None:
-        environment = {}
-        if self._num_gpus:
-            # GPU 0 is the Procfile's worker's; each of ours gets one that no other of ours has.
-            index = len(ours) + 1
-            if index >= self._num_gpus:
-                logger.warning(
-                    "no GPU is free for another worker",
-                    extra={"event": "autoscaler.no_gpu", "queue": queue, "gpus": self._num_gpus},
-                )
-                return
-            environment["CUDA_VISIBLE_DEVICES"] = str(index)
-        worker = self._pool.add(queue, rule.workers_serve, environment)
-        logger.info("worker started", extra={"event": "autoscaler.started", "worker": worker.name, "pid": worker.pid})
+        """Start a worker, on a GPU of its own: number 0 is the Procfile's worker's."""
+        free = sorted(set(range(1, self._num_gpus)) - {worker.gpu for worker in ours})
+        if self._num_gpus and not free:
+            logger.warning(
+                "no GPU is free for a worker",
+                extra={"event": "autoscaler.no_gpu", "gpus": self._num_gpus},
+            )
+            return
+        worker = self._pool.add(queue, rule.workers_serve, gpu=free[0] if free else None)
+        logger.info(
+            "worker started",
+            extra={"event": "autoscaler.started", "worker": worker.name, "pid": worker.pid},
+        )
 
     def _log(self, queue: str, measured: Measured, decision: Decision) -> None:
         """Log every change, and a hold when its reason's kind is new."""
@@ -106,7 +114,9 @@ class Autoscaler:
 
 
 def _youngest(queue: str, ours: Sequence[PoolWorker]) -> PoolWorker:
-    return max((w for w in ours if w.for_queue == queue and not w.draining), key=lambda w: w.started_at)
+    return max(
+        (w for w in ours if w.for_queue == queue and not w.draining), key=lambda w: w.started_at
+    )
 
 
 def num_gpus(settings: Settings) -> int:
@@ -114,7 +124,9 @@ def num_gpus(settings: Settings) -> int:
     if settings.engine == "sim":
         return 0
     try:
-        found = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=30)
+        found = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=30
+        )
     except (OSError, subprocess.SubprocessError):
         return 0
     return sum(line.startswith("GPU ") for line in found.stdout.splitlines())
@@ -127,12 +139,17 @@ def run(settings: Settings, stop: threading.Event) -> None:
         connections.commands(settings.redis), settings.tiers(), pool, num_gpus(settings)
     )
     adopted = [worker.name for worker in pool.workers()]
-    logger.info("autoscaler started", extra={"event": "autoscaler.ready", "adopted": ",".join(adopted) or "none"})
+    logger.info(
+        "autoscaler started",
+        extra={"event": "autoscaler.ready", "adopted": ",".join(adopted) or "none"},
+    )
     while not stop.wait(settings.autoscale_interval_s):
         try:
             autoscaler.tick(time.monotonic())
         except RedisError as error:
-            logger.warning("no decision without Redis", extra={"event": "autoscaler.blind", "error": error})
+            logger.warning(
+                "no decision without Redis", extra={"event": "autoscaler.blind", "error": error}
+            )
     autoscaler.close(settings.drain_s)
 
 

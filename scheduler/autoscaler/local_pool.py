@@ -1,8 +1,8 @@
-"""LocalPool: worker processes on this machine, started as a user would, and found again after a restart.
+"""LocalPool: worker processes on this machine, found again after the autoscaler's own restart.
 
-Each process has a record `{data_dir}/autoscaler/{name}.json` with its pid and start time, so a new autoscaler adopts
-the workers of the one before it (a pid alone may be somebody else's by then). Processes stay in the autoscaler's
-process group: whoever ends the group ends them too.
+Each process has a record `{data_dir}/autoscaler/{name}.json` with its pid and start time, so a new
+autoscaler adopts the workers of the one before it (a pid alone may be somebody else's by then).
+Processes stay in the autoscaler's process group: whoever ends the group ends them too.
 """
 
 import json
@@ -10,8 +10,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -20,13 +20,14 @@ import psutil
 
 @dataclass(frozen=True, slots=True)
 class PoolWorker:
-    """A worker process of the pool; `started_at` (epoch s) tells it from a later process with its pid."""
+    """A worker process; `started_at` (epoch s) tells it from a later one with its pid."""
 
     name: str
     for_queue: str
     queues: tuple[str, ...]
     pid: int
     started_at: float
+    gpu: int | None = None
     draining: bool = False
 
     def process(self) -> psutil.Process | None:
@@ -50,7 +51,7 @@ class LocalPool:
         directory.mkdir(parents=True, exist_ok=True)
 
     def workers(self) -> list[PoolWorker]:
-        """Return the workers that run, those of an earlier autoscaler included; forget the ended ones."""
+        """Return the workers that run, an earlier autoscaler's too; forget the ended ones."""
         running = []
         for path in sorted(self._directory.glob("*.json")):
             worker = _read(path)
@@ -63,14 +64,18 @@ class LocalPool:
                 self._children.pop(path.stem, None)
         return running
 
-    def add(self, for_queue: str, queues: Sequence[str], environment: Mapping[str, str]) -> PoolWorker:
-        """Start a worker on `queues`."""
+    def add(self, for_queue: str, queues: Sequence[str], gpu: int | None = None) -> PoolWorker:
+        """Start a worker on `queues`, on GPU number `gpu` where one is given."""
         name = f"auto-{for_queue}-{uuid4().hex[:8]}"
+        visible = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": str(gpu)}
         child = subprocess.Popen(
-            [*self._command, "--name", name, *queues], env={**os.environ, **environment}, stdin=subprocess.DEVNULL
+            [*self._command, "--name", name, *queues],
+            env={**os.environ, **visible},
+            stdin=subprocess.DEVNULL,
         )
         self._children[name] = child
-        worker = PoolWorker(name, for_queue, tuple(queues), child.pid, psutil.Process(child.pid).create_time())
+        started_at = psutil.Process(child.pid).create_time()
+        worker = PoolWorker(name, for_queue, tuple(queues), child.pid, started_at, gpu)
         self._write(worker)
         return worker
 
@@ -78,7 +83,7 @@ class LocalPool:
         """Tell a worker to finish its jobs in flight and end."""
         if process := worker.process():
             process.send_signal(signal.SIGTERM)
-        self._write(PoolWorker(**{**asdict(worker), "draining": True}))
+        self._write(replace(worker, draining=True))
 
     def wait(self, timeout_s: float) -> list[PoolWorker]:
         """Wait for all workers to end; return those that have not."""

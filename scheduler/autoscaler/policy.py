@@ -1,9 +1,10 @@
 """Policy: how many workers a queue should have, as a pure function of what was measured.
 
-Depth is waiting + in flight (a queue that is empty because its jobs run is not idle), and counts per worker; a
-worker that is still starting counts as one, or slow starts would be answered with more starts. Up: at once, one per
-decision, to the maximum. Down: one at a time, only a worker the autoscaler itself added, after the depth has been
-low for the whole cool-down and as long after the last change.
+Depth is waiting + in flight (a queue that is empty because its jobs run is not idle), and counts
+per worker; a worker that is still starting counts as one, or slow starts would be answered with
+more starts. Up: at once, one per decision, to the maximum. Down: one at a time, only a worker the
+autoscaler itself added, after the depth has been low for the whole cool-down and as long after the
+last change.
 """
 
 from dataclasses import dataclass, replace
@@ -58,7 +59,9 @@ class Hold:
 Decision = Add | Drain | Hold
 
 
-def decide(rule: Autoscale, measured: Measured, memory: Memory, now: float) -> tuple[Decision, Memory]:
+def decide(
+    rule: Autoscale, measured: Measured, memory: Memory, now: float
+) -> tuple[Decision, Memory]:
     """Return what to do for one queue, and what to remember; `now` is the memory's clock."""
     depth = measured.depth_per_worker
     memory = replace(memory, low_since=_low_since(rule, depth, memory, now))
@@ -75,7 +78,9 @@ def _low_since(rule: Autoscale, depth: float, memory: Memory, now: float) -> flo
     return now if memory.low_since is None else memory.low_since
 
 
-def _decision(rule: Autoscale, measured: Measured, depth: float, memory: Memory, now: float) -> Decision:
+def _decision(
+    rule: Autoscale, measured: Measured, depth: float, memory: Memory, now: float
+) -> Decision:
     if measured.num_workers < rule.min_workers:
         return Add(f"fewer than min_workers={rule.min_workers}")
     if depth > rule.scale_up_at:
@@ -87,11 +92,15 @@ def _decision(rule: Autoscale, measured: Measured, depth: float, memory: Memory,
     return _down(rule, measured, depth, memory, now)
 
 
-def _down(rule: Autoscale, measured: Measured, depth: float, memory: Memory, now: float) -> Decision:
+def _down(
+    rule: Autoscale, measured: Measured, depth: float, memory: Memory, now: float
+) -> Decision:
     if measured.num_workers <= rule.min_workers or measured.num_ours == 0:
         return Hold("low, nothing to drain")
     assert memory.low_since is not None
     rested_s = now - max(memory.low_since, memory.changed_at)
     if rested_s < rule.cooldown_s:
         return Hold(f"low for {rested_s:.0f} of {rule.cooldown_s:.0f} s")
-    return Drain(f"depth per worker {depth:.0f} at most {rule.scale_down_at:.0f} for {rule.cooldown_s:.0f} s")
+    return Drain(
+        f"depth per worker {depth:.0f} at most {rule.scale_down_at:.0f} for {rule.cooldown_s:.0f} s"
+    )
