@@ -9,9 +9,16 @@ serves one machine. Production gives REDIS_URL instead.
 import os
 import platform
 import socket
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+
+from redis import Redis
+from redis.exceptions import RedisError
 
 from config.settings import Settings, SettingsError, load
 
@@ -49,6 +56,40 @@ def command(directory: Path, port: int) -> list[str]:
         str(binary()),
         *(part for name, value in flags.items() for part in (f"--{name}", value)),
     ]
+
+
+@contextmanager
+def running(directory: Path, port: int | None = None) -> Iterator[str]:
+    """Run a server while the context lasts and yield its URL; for tests and benchmarks."""
+    port = port or _free_port()
+    directory.mkdir(parents=True, exist_ok=True)
+    server = subprocess.Popen(command(directory, port), stdout=subprocess.DEVNULL)
+    url = f"redis://127.0.0.1:{port}/0"
+    try:
+        _wait_until_ready(server, url)
+        yield url
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_until_ready(server: subprocess.Popen[bytes], url: str) -> None:
+    with Redis.from_url(url) as client:
+        while server.poll() is None:
+            try:
+                client.ping()
+            except RedisError:  # refused, or still loading its file
+                time.sleep(0.01)
+            else:
+                return
+    raise EmbeddedRedisError(f"the server on {url} ended with status {server.returncode}")
 
 
 def _check(settings: Settings, directory: Path) -> None:

@@ -10,6 +10,7 @@ them.
 """
 
 import asyncio
+import gc
 import os
 import shlex
 from argparse import Namespace
@@ -38,12 +39,12 @@ ADDER = ROOT / "models" / "adder"
 ADDER_FLAGS = ("--dtype", "float32", "--enforce-eager", "--max-num-seqs", "64")
 """For the model in this repository, which is too small to gain from compilation."""
 
-FLAGS = ("--scheduling-policy", "priority", "--enable-prefix-caching")
+FLAGS = ("--scheduling-policy", "priority", "--enable-prefix-caching", "--no-use-tqdm-on-load")
 
 
 def _prepare_environment(settings: Settings) -> None:
     """Set what vLLM reads from the environment at its import; the operator's own values stay."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if Path(settings.model).is_dir():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -61,7 +62,7 @@ class VLLMEngine:
     kind = "vllm"
 
     def __init__(self, llm: Any, state: Any, model: str) -> None:
-        self._llm = llm
+        self.llm = llm
         self._endpoints = _endpoints(state)
         self._running = 0
         config = llm.vllm_config
@@ -80,7 +81,7 @@ class VLLMEngine:
             await _init_app_state()(llm, state, args, await llm.get_supported_tasks())
         except Exception as error:
             raise EngineStartError(
-                f"vLLM cannot serve {settings.model}: {_last_line(error)}"
+                f"vLLM cannot serve {settings.model}: {_one_line(error)}"
             ) from error
         return cls(llm, state, settings.served_model)
 
@@ -92,7 +93,9 @@ class VLLMEngine:
         _first_token.set(first_token)
         self._running += 1
         try:
-            response = _checked(await serve(_validated(parse, body), None))
+            response = await serve(_validated(parse, body), None)
+            _raise_if_cancelled()
+            answer = _checked(response)
         except (InvalidRequest, EngineFailure):
             raise
         except Exception as error:
@@ -101,7 +104,7 @@ class VLLMEngine:
             self._running -= 1
         if first_token:
             yield FirstToken(min(first_token))
-        yield Response(response)
+        yield Response(answer)
 
     def load(self) -> Load:
         """Return how full the engine is now."""
@@ -111,7 +114,11 @@ class VLLMEngine:
 
     async def stop(self) -> None:
         """End EngineCore; returns when its process is gone."""
-        await asyncio.to_thread(self._llm.shutdown, timeout=5.0)
+        self._endpoints.clear()
+        llm, self.llm = self.llm, None
+        llm.shutdown(timeout=5.0)
+        del llm
+        gc.collect()  # or AsyncLLM.__del__ runs when the interpreter has lost half its modules
 
     def _endpoint(self, endpoint: str) -> tuple[Any, Any]:
         try:
@@ -124,8 +131,8 @@ class VLLMEngine:
 
     def _as_engine_error(self, error: Exception) -> Exception:
         """Map what vLLM raises to the seam's errors."""
-        if self._llm.errored or "EngineDead" in type(error).__name__:
-            return EngineDead(_last_line(error))
+        if self.llm.errored or "EngineDead" in type(error).__name__:
+            return EngineDead(_one_line(error))
         response = _error_response(error)
         return _error_of(response.error.code, response.error.message)
 
@@ -203,6 +210,13 @@ def _endpoints(state: Any) -> dict[str, tuple[Any, Any]]:
     return endpoints
 
 
+def _raise_if_cancelled() -> None:
+    """Undo vLLM's own reading of a cancellation, as a client's mistake."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 def _validated(parse: Any, body: dict[str, Any]) -> Any:
     """Return the body as vLLM's request object; InvalidRequest names the field."""
     try:
@@ -210,7 +224,7 @@ def _validated(parse: Any, body: dict[str, Any]) -> Any:
     except ValueError as error:
         errors = getattr(error, "errors", None)
         if errors is None:
-            raise InvalidRequest(_last_line(error)) from error
+            raise InvalidRequest(_one_line(error)) from error
         faults = (
             f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}"
             for e in errors(include_input=False)
@@ -238,6 +252,9 @@ def _error_response(error: Exception) -> Any:
     return create_error_response(error)
 
 
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+def _one_line(error: BaseException) -> str:
+    """Return what is wrong: the first fault of a validation error, else the first line."""
+    errors = getattr(error, "errors", None)
+    text = str(errors(include_input=False)[0]["msg"]) if errors else str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0].removeprefix("Value error, ") if lines else type(error).__name__

@@ -4,8 +4,8 @@
 
 RQ's worker forks for one job at a time; this one claims as many as the engine has use for, high
 queues first, and runs them together on one event loop. What RQ shows of a worker (record,
-heartbeat, counts, commands) is kept. Side by side run the claiming, the finishing, the heartbeat, and one task
-per job in flight.
+heartbeat, counts, commands) is kept. Side by side run the
+claiming, the finishing, the heartbeat, and one task per job in flight.
 
 Signals: TERM, INT or HUP once drains (claim nothing, finish what is in flight for up to `drain_s`,
 hand back the rest uncharged, exit 0); a second one hands back at once. SIGKILL: the leases expire
@@ -137,7 +137,7 @@ class GPUWorker(Worker):
             self._commands, self.name, self.queue_names(), settings.lease_s, self.serializer
         )
         self._finisher = Finisher(self, self._commands)
-        tell = Callbacks(self._finisher.put, self._on_engine_death, self._wake.set)
+        tell = Callbacks(self._finisher.put, self._on_engine_death, self._on_left)
         self._inflight = Inflight(engine, settings.tiers(), tell)
 
     async def _serve(self, settings: Settings, until: _Until) -> None:
@@ -177,6 +177,9 @@ class GPUWorker(Worker):
                 self._inflight.launch(claim)
             if self._inflight:
                 busy_at = time.monotonic()
+            elif not self._finisher.settled:
+                await self._finisher.settle()  # what it writes may put new jobs into our queues
+                continue
             elif until.idle(time.monotonic() - busy_at):
                 return
             if len(claims) < room or not room:
@@ -203,6 +206,12 @@ class GPUWorker(Worker):
                 await self._wake.wait()
         except TimeoutError:
             return
+
+    def _on_left(self) -> None:
+        """Claim again when half of the buffer is used up: fewer, larger claims, and no empty seat."""
+        room = self._max_inflight - len(self._inflight)
+        if room >= max(1, (self._max_inflight - self._engine.seats) // 2):
+            self._wake.set()
 
     def _on_engine_death(self, error: EngineDead) -> None:
         if not self._engine_died:

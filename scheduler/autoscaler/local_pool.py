@@ -55,13 +55,10 @@ class LocalPool:
         running = []
         for path in sorted(self._directory.glob("*.json")):
             worker = _read(path)
-            if worker and (child := self._children.get(worker.name)):
-                child.poll()
             if worker and worker.process():
                 running.append(worker)
             else:
-                path.unlink(missing_ok=True)
-                self._children.pop(path.stem, None)
+                self._forget(path)
         return running
 
     def add(self, for_queue: str, queues: Sequence[str], gpu: int | None = None) -> PoolWorker:
@@ -90,6 +87,12 @@ class LocalPool:
         processes = [process for worker in self.workers() if (process := worker.process())]
         psutil.wait_procs(processes, timeout=timeout_s)
         return self.workers()
+
+    def _forget(self, path: Path) -> None:
+        """Drop the record of a worker that has ended, and reap it if it was our child."""
+        path.unlink(missing_ok=True)
+        if child := self._children.pop(path.stem, None):
+            child.wait()
 
     def _write(self, worker: PoolWorker) -> None:
         path = self._directory / f"{worker.name}.json"

@@ -1,0 +1,74 @@
+"""Maintenance does what is due, and its failure in one duty is no failure in another."""
+
+from datetime import timedelta
+
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError
+from rq import Queue
+from rq.serializers import JSONSerializer
+
+from scheduler import cancel, jobs
+from scheduler.maintenance import Maintenance
+from scheduler.submit import Submitter
+from tests.conftest import until
+from tests.integration.test_claim import claims_of, submit
+from tests.integration.test_finish_and_rescue import expire
+
+
+def test_a_dead_workers_jobs_and_due_retries_are_queued_again(
+    connection: Redis, submitter: Submitter
+) -> None:
+    [job_id] = submit(submitter, "batch", 1)
+    [claim] = claims_of(connection).take(1)
+    expire(connection, claim)
+    low = Queue("low", connection=connection, serializer=JSONSerializer)
+    due = low.enqueue_in(timedelta(seconds=-5), "tests.callables.nothing")
+    maintenance = Maintenance(connection, ["high", "low"], max_deliveries=3)
+
+    until(lambda: (maintenance.upkeep(), len(low.job_ids) == 2)[1])
+
+    assert set(low.job_ids) == {job_id, due.id}
+    maintenance.close()
+
+
+def test_a_second_one_at_the_same_time_is_harmless(connection: Redis, submitter: Submitter) -> None:
+    submit(submitter, "batch", 5)
+    for claim in claims_of(connection).take(5):
+        expire(connection, claim)
+    first, second = (Maintenance(connection, ["low"], max_deliveries=3) for _ in range(2))
+
+    first.upkeep()
+    second.upkeep()
+
+    low = Queue("low", connection=connection)
+    assert len(low.job_ids) == len(set(low.job_ids)) == 5
+
+
+def test_ids_of_canceled_jobs_go_when_their_records_have_gone(
+    connection: Redis, submitter: Submitter
+) -> None:
+    kept, gone = submit(submitter, "batch", 2)
+    for job_id in (kept, gone):
+        cancel.cancel(connection, jobs.fetch(connection, job_id))
+    connection.delete(f"rq:job:{gone}")
+
+    Maintenance(connection, ["low"], max_deliveries=3).upkeep()
+
+    assert connection.zrange("rq:canceled:low", 0, -1) == [kept.encode()]
+
+
+def test_a_duty_that_fails_does_not_stop_the_others(
+    connection: Redis, submitter: Submitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [gone] = submit(submitter, "batch", 1)
+    cancel.cancel(connection, jobs.fetch(connection, gone))
+    connection.delete(f"rq:job:{gone}")
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise RedisError("away")
+
+    monkeypatch.setattr("scheduler.maintenance.rescue", unreachable)
+    Maintenance(connection, ["low"], max_deliveries=3).upkeep()
+
+    assert connection.zcard("rq:canceled:low") == 0
