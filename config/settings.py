@@ -12,6 +12,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -82,7 +83,7 @@ class Settings(BaseSettings):
     )
     vllm_args: str = Field("", description="any flags of `vllm serve`, read by vLLM's own parser")
     max_inflight: int | None = Field(
-        None, ge=1, description="jobs one worker holds at a time; empty: 1.5 x the engine's seats"
+        None, ge=1, description="jobs one worker holds at a time; empty: 2 x the engine's seats"
     )
     lease_s: float = Field(30.0, ge=1, description="a worker silent for this long loses its jobs")
     drain_s: float = Field(
@@ -139,7 +140,10 @@ class Settings(BaseSettings):
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach an address bound to `host`."""
-    return host in {"localhost", "::1"} or host.startswith("127.")
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def load() -> Settings:

@@ -1,7 +1,7 @@
 """Jobs in flight: claimed, not ended, one task each on the worker's event loop.
 
-A task ends in one of four ways: it passes its ending on; it is stopped, because its caller cancelled
-the job, and passes that on; it is dropped, because the lease is lost or handed back, and
+A task ends in one of four ways: it passes its ending on; it is stopped, because its caller
+cancelled the job, and passes that on; it is dropped, because the lease is lost or handed back, and
 passes on nothing; or the engine dies under it.
 """
 

@@ -13,11 +13,13 @@ import asyncio
 import gc
 import os
 import shlex
+import shutil
 from argparse import Namespace
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -50,6 +52,9 @@ def _prepare_environment(settings: Settings) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if _is_adder(settings):
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    if find_spec("nvidia") is None and shutil.which("g++") is None:
+        # Without a compiler the first request that torch would compile for kills the engine.
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 
 def _is_adder(settings: Settings) -> bool:
@@ -83,6 +88,8 @@ class VLLMEngine:
             raise EngineStartError(
                 f"vLLM cannot serve {settings.model}: {_one_line(error)}"
             ) from error
+        gc.collect()
+        gc.freeze()  # vLLM's million objects are here to stay: not worth a look at every collection
         return cls(llm, state, settings.served_model)
 
     async def run(self, request: Request, *, job_id: str, priority: int) -> AsyncIterator[Event]:
@@ -114,11 +121,7 @@ class VLLMEngine:
 
     async def stop(self) -> None:
         """End EngineCore; returns when its process is gone."""
-        self._endpoints.clear()
-        llm, self.llm = self.llm, None
-        llm.shutdown(timeout=5.0)
-        del llm
-        gc.collect()  # or AsyncLLM.__del__ runs when the interpreter has lost half its modules
+        self.llm.shutdown(timeout=5.0)
 
     def _endpoint(self, endpoint: str) -> tuple[Any, Any]:
         try:
@@ -175,6 +178,9 @@ def _timed_llm(args: Namespace) -> Any:
                             )
                         )
                     yield output
+
+        def __del__(self) -> None:
+            """Do nothing: `stop` has shut it down, and AsyncLLM's own fails at interpreter exit."""
 
     return TimedLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
 

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.25
 """Longest that an idle worker overlooks a job of plain RQ's, which announces nothing."""
-BUFFER = 1.5
+BUFFER = 2.0
 """Jobs held per seat: some must wait inside the engine, or seats stand empty between two jobs."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -208,7 +208,7 @@ class GPUWorker(Worker):
             return
 
     def _on_left(self) -> None:
-        """Claim again when half of the buffer is used up: fewer, larger claims, and no empty seat."""
+        """Claim again when half of the buffer is used up: fewer claims, and no empty seat."""
         room = self._max_inflight - len(self._inflight)
         if room >= max(1, (self._max_inflight - self._engine.seats) // 2):
             self._wake.set()

@@ -24,7 +24,7 @@ def cancel(connection: Redis, job: Job) -> Outcome:
     """Cancel `job`; 'stopping': its worker was told; 'ended': there was nothing to cancel."""
     status = keys.script(connection, "cancel")(
         keys=[job.key, keys.queue(job.origin), f"rq:canceled:{job.origin}"],
-        args=[job.id, utcformat(datetime.now(UTC)), job.result_ttl or job.failure_ttl or 86_400],
+        args=[job.id, utcformat(datetime.now(UTC)), _kept_s(job)],
     )
     match status:
         case None:
@@ -35,8 +35,13 @@ def cancel(connection: Redis, job: Job) -> Outcome:
             _tell_worker(connection, job)
             return "stopping"
         case b"scheduled" | b"deferred" | b"created":
-            return _cancel_parked(job)
+            return _cancel_parked(connection, job)
     return "ended"
+
+
+def _kept_s(job: Job) -> int:
+    """Return for how long a cancelled job stays readable."""
+    return job.result_ttl or job.failure_ttl or 86_400
 
 
 def _tell_worker(connection: Redis, job: Job) -> None:
@@ -45,11 +50,15 @@ def _tell_worker(connection: Redis, job: Job) -> None:
         send_command(connection, job.worker_name, "stop-job", job_id=job.id)
 
 
-def _cancel_parked(job: Job) -> Outcome:
+def _cancel_parked(connection: Redis, job: Job) -> Outcome:
     """Cancel a job that waits for a retry or for another job, by RQ's own means."""
     try:
         job.cancel()
     except InvalidJobOperation:
         return "ended"
-    job.connection.publish(keys.ENDED, job.id)
+    with connection.pipeline() as pipeline:
+        pipeline.hset(job.key, "ended_at", utcformat(datetime.now(UTC)))
+        pipeline.expire(job.key, _kept_s(job))
+        pipeline.publish(keys.ENDED, job.id)
+        pipeline.execute()
     return "canceled"

@@ -34,6 +34,9 @@ STATUS: dict[JobStatus, Status] = {
     JobStatus.STOPPED: "canceled",
     JobStatus.CANCELED: "canceled",
 }
+WORKER_DIED = "WorkerDied:"
+"""How the text of a dead letter begins whose workers died."""
+
 ENDED: frozenset[Status] = frozenset({"succeeded", "failed", "canceled"})
 
 
@@ -123,6 +126,7 @@ def _failure(meta: dict[str, Any], result: Result | None) -> Failure:
     if recorded := meta.get("failure"):
         return Failure(code=recorded["code"], message=recorded["message"])
     lines = (result.exc_string or "").strip().splitlines() if result else []
-    return Failure(
-        code="job_failed", message=lines[-1] if lines else "the job failed without a message"
-    )
+    if not lines:
+        return Failure(code="job_failed", message="the job failed without a message")
+    died = lines[-1].startswith(WORKER_DIED)
+    return Failure(code="worker_died" if died else "job_failed", message=lines[-1])

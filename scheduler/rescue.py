@@ -17,6 +17,7 @@ from rq.defaults import DEFAULT_FAILURE_TTL
 from rq.utils import utcformat
 
 from scheduler import keys
+from scheduler.jobs import WORKER_DIED
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class Rescued:
 
 def rescue(connection: Redis, queue: str, *, max_deliveries: int) -> Rescued:
     """Take back the jobs of `queue` whose lease has expired."""
-    cause = f"WorkerDied: the worker died {max_deliveries} times while it ran this job".encode()
+    cause = f"{WORKER_DIED} the worker died {max_deliveries} times while it ran this job".encode()
     text = zlib.compress(cause)
     reply = keys.script(connection, "rescue")(
         keys=[keys.started(queue), keys.queue(queue), f"rq:failed:{queue}"],

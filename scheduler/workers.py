@@ -22,13 +22,21 @@ class WorkerView:
     queues: tuple[str, ...]
 
 
+class _Record(Worker):
+    """A worker's record, to read."""
+
+    def _set_connection(self, connection: Redis) -> Redis:
+        """Leave the client's timeouts alone: RQ would raise them to those of a working worker."""
+        return connection
+
+
 def alive(connection: Redis, queue: str) -> list[WorkerView]:
     """Return the workers that serve `queue`."""
     rq_queue = Queue(queue, connection=connection)
     clean_worker_registry(rq_queue)
     return [
         WorkerView(worker.name, worker.pid, worker.hostname, tuple(worker.queue_names()))
-        for worker in Worker.all(queue=rq_queue)
+        for worker in _Record.all(queue=rq_queue)
     ]
 
 

@@ -4,8 +4,8 @@
 -- ARGV   1 count   2 worker name   3 now (RQ's text form)   4 lease (s)   5 grace (s)   6 execution id prefix
 -- reply  list of {job id, execution id, queue's place in KEYS (1-based), lease deadline (epoch s), job hash as a flat list}
 --
--- A job whose hash is gone or whose status is `canceled` is dropped from the list: it never runs. While `rq suspend` is
--- in force nothing is claimed.
+-- An id whose job is gone, or is not `queued` (it was cancelled; or it stands in the list twice and runs already), is
+-- dropped from the list. While `rq suspend` is in force nothing is claimed.
 if redis.call('EXISTS', 'rq:suspended') == 1 then return {} end
 local count, worker, now_text = tonumber(ARGV[1]), ARGV[2], ARGV[3]
 local lease, grace, prefix = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
@@ -37,8 +37,7 @@ for place = 1, (#KEYS - 1) / 2 do
     local jobs = redis.call('LPOP', KEYS[2 * place - 1], count - #claimed)
     if not jobs then break end
     for _, job in ipairs(jobs) do
-      local found = redis.call('HMGET', 'rq:job:' .. job, 'status', 'data')
-      if found[2] and found[1] ~= 'canceled' then start(job, place) end
+      if redis.call('HGET', 'rq:job:' .. job, 'status') == 'queued' then start(job, place) end
     end
   end
 end

@@ -6,7 +6,6 @@ start takes half a minute.
 
 import asyncio
 import os
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ import pytest
 from config.settings import Settings
 from gpu_worker.engine import Engine, EngineStartError, FirstToken, InvalidRequest, Response
 from gpu_worker.start import start_engine
+from models.sums import held_out_sums
 from scheduler.jobs import Request
 
 FLAGS = "--max-num-seqs 4"
@@ -110,8 +110,7 @@ def test_max_tokens_bounds_the_output(run: Run) -> None:
 
 def test_each_of_many_at_once_gets_its_own_answer(run: Run) -> None:
     async def check(engine: Engine) -> None:
-        rng = random.Random(7)
-        sums = [(rng.randrange(1000), rng.randrange(1000)) for _ in range(60)]
+        sums = held_out_sums(60)
 
         answers = await asyncio.gather(
             *(

@@ -137,3 +137,15 @@ def test_released_jobs_go_to_the_front_in_their_order_uncharged(
     assert connection.hget(job.key, "worker_deaths") is None
     assert connection.zcard(keys.started("low")) == 0
     assert claims.release(taken) == 0
+
+
+def test_an_id_that_stands_in_the_queue_twice_is_run_once(
+    connection: Redis, submitter: Submitter
+) -> None:
+    [job_id] = submit(submitter, "batch", 1)
+    connection.rpush(keys.queue("low"), job_id)
+
+    taken = claims_of(connection).take(8)
+
+    assert ids(taken) == [job_id]
+    assert connection.zcard(keys.started("low")) == 1

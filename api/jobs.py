@@ -1,0 +1,171 @@
+"""Jobs: submit one, look at it, cancel it.
+
+    POST   /v1/jobs        202 with the job and its Location; 200 if it ended in `Prefer: wait=N`
+    GET    /v1/jobs/{id}   200
+    DELETE /v1/jobs/{id}   200 canceled; 202 its worker was told to stop it; 409 it had ended
+
+A client learns of the job that was accepted whatever happens next: when Redis goes away during a
+wait, the answer is the job as it was submitted.
+"""
+
+import logging
+from contextlib import nullcontext
+from dataclasses import dataclass
+from http import HTTPStatus
+from uuid import uuid4
+
+from flask import Blueprint, Response, request
+from redis.exceptions import ResponseError
+from rq.exceptions import DeserializationError
+from rq.job import Job
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from api import prefer
+from api.context import Context
+from api.problems import (
+    REDIS_DOWN,
+    BodyTooLarge,
+    Invalid,
+    JobEnded,
+    JobUnreadable,
+    NotJson,
+    RedisUnavailable,
+)
+from api.schemas import JobBody, JobRequest
+from scheduler import cancel, jobs, models
+from scheduler.jobs import ENDED
+
+logger = logging.getLogger(__name__)
+
+_CORRUPT = (DeserializationError, ResponseError, ValueError, TypeError, AttributeError, LookupError)
+"""What reading a record raises that Slalom did not write: a pickle, another type of key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """The routes of jobs."""
+
+    context: Context
+
+    def blueprint(self) -> Blueprint:
+        """Return the routes."""
+        routes = Blueprint("jobs", __name__, url_prefix="/v1/jobs")
+        routes.add_url_rule("", "submit", self.submit, methods=["POST"])
+        routes.add_url_rule("/<job_id>", "show", self.show, methods=["GET"])
+        routes.add_url_rule("/<job_id>", "cancel", self.cancel, methods=["DELETE"])
+        return routes
+
+    def submit(self) -> Response:
+        """Accept a job, and wait for its end if that is preferred."""
+        settings = self.context.settings
+        wait_s = prefer.wait_s(request.headers.get("Prefer"), most_s=settings.max_wait_s)
+        wanted = JobRequest.parse(_json_body(settings.max_body_bytes), self.context.tiers)
+        model = self._model(wanted)
+        job_id = str(uuid4())
+        with self.context.waiters.expect(job_id) if wait_s else nullcontext() as ended:
+            job = self._accept(wanted, model, job_id)
+            if ended:
+                ended.wait(wait_s)
+        waited = wait_s == 0 or ended is not None
+        return _accepted(self._latest(job), applied=wait_s if waited else None)
+
+    def show(self, job_id: str) -> Response:
+        """Show a job."""
+        return _answer(_body(self._fetch(job_id)))
+
+    def cancel(self, job_id: str) -> Response:
+        """Cancel a job: a waiting one never runs, a running one is stopped by its worker."""
+        outcome = cancel.cancel(self.context.connection, self._fetch(job_id))
+        body = _body(self._fetch(job_id))
+        if outcome == "ended":
+            raise JobEnded(f"the job is {body.status}: there is nothing left to cancel")
+        extra = {"event": "job.cancel", "job_id": job_id, "outcome": outcome}
+        logger.info("job cancel", extra=extra)
+        if outcome == "stopping" and body.status not in ENDED:
+            return _answer(body.model_copy(update={"stopping": True}), HTTPStatus.ACCEPTED)
+        return _answer(body)
+
+    def _model(self, wanted: JobRequest) -> str:
+        """Return the model that serves the request; Invalid if none does or it has no room."""
+        lengths = {m.name: m.max_model_len for m in models.announced(self.context.connection)}
+        served = self.context.settings.served_model
+        model = wanted.model or served
+        if lengths and model not in {served, *lengths}:
+            text = f"there is no such model; use one of {', '.join(lengths)}"
+            raise Invalid([{"field": "model", "message": text}])
+        self.context.prompt_length.check(wanted, model, lengths.get(model))
+        return model
+
+    def _accept(self, wanted: JobRequest, model: str, job_id: str) -> Job:
+        tier = wanted.tier_in(self.context.tiers)
+        try:
+            job = self.context.submitter.submit(
+                wanted.openai(model), tier=tier, metadata=wanted.metadata, job_id=job_id
+            )
+        except REDIS_DOWN as error:
+            text = "Redis did not answer; the job may have been accepted: look before sending again"
+            raise RedisUnavailable(text, instance=_url(job_id)) from error
+        extra = {"event": "job.accepted", "job_id": job.id, "tier": tier, "queue": job.origin}
+        logger.info("job accepted", extra=extra)
+        return job
+
+    def _latest(self, job: Job) -> JobBody:
+        """Return what is known of an accepted job by now."""
+        try:
+            return _body(self._fetch(job.id))
+        except REDIS_DOWN:
+            return _body(job)
+
+    def _fetch(self, job_id: str) -> Job:
+        try:
+            return jobs.fetch(self.context.connection, job_id)
+        except _CORRUPT as error:
+            raise _unreadable(job_id, error) from error
+
+
+def _json_body(max_bytes: int) -> bytes:
+    if not request.is_json:
+        raise NotJson("send the body as `Content-Type: application/json`")
+    request.max_content_length = max_bytes + 1  # Flask cuts a chunked body there, without a word
+    try:
+        body = request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        raise _too_large(max_bytes) from None
+    if len(body) > max_bytes:
+        raise _too_large(max_bytes)
+    return body
+
+
+def _too_large(max_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body may have {max_bytes} bytes at most")
+
+
+def _body(job: Job) -> JobBody:
+    """Return `job` as it was fetched, with its latest result."""
+    try:
+        return JobBody.of(jobs.view(job), status_url=_url(job.id))
+    except _CORRUPT as error:
+        raise _unreadable(job.id, error) from error
+
+
+def _unreadable(job_id: str, error: Exception) -> JobUnreadable:
+    extra = {"event": "job.unreadable", "job_id": job_id, "error": type(error).__name__}
+    logger.error("job unreadable", extra=extra)
+    return JobUnreadable("its record in Redis is damaged, or not written with RQ's JSON serializer")
+
+
+def _accepted(body: JobBody, *, applied: int | None) -> Response:
+    """Answer a submission; `applied` are the seconds that were granted for waiting."""
+    answer = _answer(body, HTTPStatus.OK if body.status in ENDED else HTTPStatus.ACCEPTED)
+    answer.headers["Location"] = body.status_url
+    if applied is not None:
+        answer.headers["Preference-Applied"] = f"wait={applied}"
+    return answer
+
+
+def _answer(body: JobBody, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    return Response(body.model_dump_json(), status, mimetype="application/json")
+
+
+def _url(job_id: str) -> str:
+    return f"/v1/jobs/{job_id}"

@@ -1,0 +1,70 @@
+"""Operations: which models are served, whether the process lives, whether jobs would run.
+
+GET /v1/models   what workers announced, as OpenAI lists models
+GET /healthz     200 while the process answers
+GET /readyz      200 when Redis answers and every queue has a worker; 503 names what is missing
+"""
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+from flask import Blueprint, Response, jsonify
+
+from api.context import Context
+from api.problems import NotReady
+from scheduler import models, workers
+
+
+class QueueState(TypedDict):
+    """How many workers serve a queue, and how many jobs wait in it and are in flight."""
+
+    workers: int
+    waiting: int
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Operations:
+    """The routes for operators and clients that look before they ask."""
+
+    context: Context
+
+    def blueprint(self) -> Blueprint:
+        """Return the routes."""
+        routes = Blueprint("operations", __name__)
+        routes.add_url_rule("/v1/models", "models", self.models)
+        routes.add_url_rule("/healthz", "healthz", self.healthz)
+        routes.add_url_rule("/readyz", "readyz", self.readyz)
+        return routes
+
+    def models(self) -> Response:
+        """List the models that workers announced."""
+        data = [
+            {
+                "id": model.name,
+                "object": "model",
+                "created": int(model.created_at),
+                "owned_by": "slalom",
+                "max_model_len": model.max_model_len,
+            }
+            for model in models.announced(self.context.connection)
+        ]
+        return jsonify(object="list", data=data)
+
+    def healthz(self) -> Response:
+        """Say that this process answers; a probe that fails here should restart it."""
+        return jsonify(status="ok")
+
+    def readyz(self) -> Response:
+        """Say whether a job would run; a probe that fails here should send no traffic."""
+        queues = {queue: self._state(queue) for queue in self.context.tiers.queues}
+        idle = [queue for queue, state in queues.items() if not state["workers"]]
+        if idle:
+            detail = "; ".join(f"queue {queue}: no worker alive" for queue in idle)
+            raise NotReady(detail, queues=queues)
+        return jsonify(status="ready", queues=queues)
+
+    def _state(self, queue: str) -> QueueState:
+        waiting, in_flight = workers.depth(self.context.connection, queue)
+        alive = workers.alive(self.context.connection, queue)
+        return {"workers": len(alive), "waiting": waiting, "in_flight": in_flight}

@@ -1,0 +1,262 @@
+"""Problems: every way a request can end badly, and the only home of error statuses.
+
+    Problem                     status  code
+    ├── BadPreference           400     bad_preference
+    ├── MalformedJson           400     malformed_json
+    ├── Unauthorized            401     unauthorized
+    ├── Forbidden               403     forbidden
+    ├── JobNotFound             404     job_not_found
+    ├── JobEnded                409     job_ended               final
+    ├── NotRequeueable          409     not_requeueable         final
+    ├── BodyTooLarge            413     body_too_large
+    ├── NotJson                 415     not_json
+    ├── Invalid                 422     invalid_request
+    │   └── ContextExceeded     422     context_length_exceeded
+    ├── InternalError           500     internal_error          final
+    ├── JobUnreadable           500     job_unreadable          final
+    ├── RedisUnavailable        503     redis_unavailable       Retry-After
+    └── NotReady                503     not_ready               Retry-After
+
+The body is application/problem+json (RFC 9457) with two members more: `errors`, one entry per
+invalid field, and `error`, the same as OpenAI's SDKs read it. No body repeats what a client sent:
+prompts would leak into logs. "Final" problems carry `x-should-retry: false`, because those SDKs
+repeat 409 and 5xx by themselves.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, ClassVar, TypedDict
+
+from flask import Flask, Response
+from redis import exceptions as redis_errors
+from werkzeug.exceptions import HTTPException
+
+from scheduler.jobs import UnknownJob
+
+logger = logging.getLogger(__name__)
+
+REDIS_DOWN = (
+    redis_errors.ConnectionError,
+    redis_errors.TimeoutError,
+    redis_errors.ReadOnlyError,
+    redis_errors.OutOfMemoryError,
+)
+"""Redis is away, loading, read-only or full: it will pass, unlike other errors of Redis."""
+
+RETRY_AFTER_S = 1
+
+_FINAL = {"x-should-retry": "false"}
+_RETRY = {"Retry-After": str(RETRY_AFTER_S)}
+
+
+class FieldError(TypedDict):
+    """What is wrong with one field of a request."""
+
+    field: str
+    message: str
+
+
+class Problem(Exception):
+    """A request ends with an error; `detail` tells its sender what happened and what to do."""
+
+    status: ClassVar[HTTPStatus]
+    code: ClassVar[str]
+    title: ClassVar[str]
+    headers: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        instance: str | None = None,
+        **members: Any,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = errors
+        self.instance = instance
+        self.members = members
+
+
+class BadPreference(Problem):
+    """The Prefer header cannot be read."""
+
+    status, code = HTTPStatus.BAD_REQUEST, "bad_preference"
+    title = "The Prefer header cannot be read"
+
+
+class MalformedJson(Problem):
+    """The body is no JSON."""
+
+    status, code = HTTPStatus.BAD_REQUEST, "malformed_json"
+    title = "The body is not valid JSON"
+
+
+class Unauthorized(Problem):
+    """User name or password is missing or wrong."""
+
+    status, code = HTTPStatus.UNAUTHORIZED, "unauthorized"
+    title = "Authentication is required"
+    headers: ClassVar[Mapping[str, str]] = {
+        "WWW-Authenticate": 'Basic realm="slalom", charset="UTF-8"'
+    }
+
+
+class Forbidden(Problem):
+    """The request may not do this from where it comes."""
+
+    status, code = HTTPStatus.FORBIDDEN, "forbidden"
+    title = "The request is not allowed"
+
+
+class JobNotFound(Problem):
+    """There is no job of that id."""
+
+    status, code = HTTPStatus.NOT_FOUND, "job_not_found"
+    title = "There is no such job"
+
+
+class JobEnded(Problem):
+    """The job has ended, so it cannot be canceled."""
+
+    status, code = HTTPStatus.CONFLICT, "job_ended"
+    title = "The job has already ended"
+    headers = _FINAL
+
+
+class NotRequeueable(Problem):
+    """The job cannot go back into its queue."""
+
+    status, code = HTTPStatus.CONFLICT, "not_requeueable"
+    title = "The job cannot be requeued"
+    headers = _FINAL
+
+
+class BodyTooLarge(Problem):
+    """The body is over the limit."""
+
+    status, code = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large"
+    title = "The body is too large"
+
+
+class NotJson(Problem):
+    """The content type is not JSON's."""
+
+    status, code = HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "not_json"
+    title = "The content type must be application/json"
+
+
+class Invalid(Problem):
+    """The body is JSON, and breaks the schema or the tier's limits."""
+
+    status, code = HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request"
+    title = "The request is not valid"
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        super().__init__("; ".join(f"{e['field']}: {e['message']}" for e in errors), errors=errors)
+
+
+class ContextExceeded(Invalid):
+    """The prompt does not fit into the model's context."""
+
+    code = "context_length_exceeded"
+    title = "The prompt is too long for the model"
+
+
+class InternalError(Problem):
+    """The service failed; the cause is in its log."""
+
+    status, code = HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error"
+    title = "The service failed"
+    headers = _FINAL
+
+
+class JobUnreadable(Problem):
+    """The job's record is not what this service writes."""
+
+    status, code = HTTPStatus.INTERNAL_SERVER_ERROR, "job_unreadable"
+    title = "The record of the job cannot be read"
+    headers = _FINAL
+
+
+class RedisUnavailable(Problem):
+    """Redis does not answer."""
+
+    status, code = HTTPStatus.SERVICE_UNAVAILABLE, "redis_unavailable"
+    title = "Redis does not answer"
+    headers = _RETRY
+
+
+class NotReady(Problem):
+    """Something that jobs need is missing."""
+
+    status, code = HTTPStatus.SERVICE_UNAVAILABLE, "not_ready"
+    title = "The service is not ready"
+    headers = _RETRY
+
+
+def register(app: Flask) -> None:
+    """Answer every error of `app` with a problem."""
+    app.register_error_handler(Problem, _respond)
+    app.register_error_handler(HTTPException, _from_werkzeug)
+    app.register_error_handler(UnknownJob, job_not_found)
+    for error in REDIS_DOWN:
+        app.register_error_handler(error, _redis_down)
+    app.register_error_handler(Exception, _unforeseen)
+
+
+def _respond(problem: Problem) -> Response:
+    body = {
+        "type": f"urn:problem-type:slalom:{problem.code}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        **problem.members,
+    }
+    if problem.instance:
+        body["instance"] = problem.instance
+    if problem.errors:
+        body["errors"] = problem.errors
+    param = problem.errors[0]["field"] if problem.errors else None
+    return _response(body, problem.code, param, problem.headers)
+
+
+def _from_werkzeug(error: HTTPException) -> Response:
+    """Keep the headers that belong to the error, such as 405's Allow."""
+    status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
+    body = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": status,
+        "detail": error.description or status.phrase,
+    }
+    ours = {"content-type", "content-length"}
+    headers = {name: value for name, value in error.get_headers() if name.lower() not in ours}
+    return _response(body, status.phrase.lower().replace(" ", "_"), None, headers)
+
+
+def _response(
+    body: dict[str, Any], code: str, param: str | None, headers: Mapping[str, str]
+) -> Response:
+    status = int(body["status"])
+    kind = "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
+    body["error"] = {"message": body["detail"], "type": kind, "param": param, "code": code}
+    return Response(json.dumps(body), status, headers, mimetype="application/problem+json")
+
+
+def job_not_found(error: Exception) -> Response:
+    """Answer an error that says that there is no job of an id."""
+    return _respond(JobNotFound("there is no job of this id: it never was, or it has expired"))
+
+
+def _redis_down(error: Exception) -> Response:
+    logger.warning("redis unavailable", extra={"event": "redis.unavailable", "error": error})
+    return _respond(RedisUnavailable("Redis does not answer; try again"))
+
+
+def _unforeseen(error: Exception) -> Response:
+    logger.error("request failed", exc_info=error, extra={"event": "request.failed"})
+    return _respond(InternalError("the service failed; the cause is in its log"))

@@ -1,0 +1,192 @@
+"""Schemas: what comes in and what goes out.
+
+`JobRequest` is the native form of a request; it becomes an OpenAI request, with only what was
+given, at this door. Types are strict: "5" is no number. `JobBody` is a job as the API shows it.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from api.problems import FieldError, Invalid, MalformedJson
+from config.tiers import TierTable
+from scheduler.jobs import JobView, Request, Status
+
+MAX_STOPS = 4
+MAX_FIELD_NAME = 80
+
+Temperature = Annotated[float, Field(ge=0, le=2)]
+TopP = Annotated[float, Field(gt=0, le=1)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+MetadataKey = Annotated[str, Field(max_length=64)]
+MetadataValue = Annotated[str, Field(max_length=512)]
+
+_OPENAI_FIELDS = {
+    "prompt",
+    "messages",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "stop",
+    "seed",
+    "ignore_eos",
+}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Message(_Strict):
+    """One message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str
+
+
+class JobRequest(_Strict):
+    """The body of POST /v1/jobs."""
+
+    prompt: Annotated[str, Field(min_length=1)] | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    tier: str | None = None
+    model: Annotated[str, Field(min_length=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    stop: str | list[str] | None = None
+    seed: Seed | None = None
+    ignore_eos: bool | None = None
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
+
+    @field_validator("stop", mode="plain")
+    @classmethod
+    def _stops(cls, value: object) -> object:
+        stops = value if isinstance(value, list) else [value]
+        right = all(isinstance(stop, str) and stop for stop in stops)
+        if value is not None and not (right and 1 <= len(stops) <= MAX_STOPS):
+            raise ValueError(f"must be a string or 1 to {MAX_STOPS} strings, none of them empty")
+        return value
+
+    @classmethod
+    def parse(cls, body: bytes, tiers: TierTable) -> Self:
+        """Return the request in `body`; MalformedJson or Invalid if it is none."""
+        try:
+            request = cls.model_validate_json(body)
+        except ValidationError as error:
+            raise _problem(error) from None
+        if faults := [*request._faults(tiers)]:
+            raise Invalid(faults)
+        return request
+
+    def _faults(self, tiers: TierTable) -> Iterator[FieldError]:
+        """Yield what the schema cannot say."""
+        if (self.prompt is None) == (self.messages is None):
+            yield {"field": "prompt", "message": "give exactly one of prompt and messages"}
+        tier = tiers.tiers.get(self.tier_in(tiers))
+        if tier is None:
+            known = ", ".join(tiers.tiers)
+            yield {"field": "tier", "message": f"there is no such tier; use one of {known}"}
+        elif self.max_tokens and self.max_tokens > tier.limits.max_tokens:
+            most = f"must be at most {tier.limits.max_tokens} in tier {self.tier_in(tiers)}"
+            yield {"field": "max_tokens", "message": most}
+
+    def tier_in(self, tiers: TierTable) -> str:
+        """Return the name of the tier that is asked for."""
+        return tiers.default_tier if self.tier is None else self.tier
+
+    def openai(self, model: str) -> Request:
+        """Return the OpenAI request to `model`, with only what was given."""
+        endpoint = "/v1/chat/completions" if self.messages else "/v1/completions"
+        given = self.model_dump(include=_OPENAI_FIELDS, exclude_none=True)
+        return {"endpoint": endpoint, "body": {"model": model, **given}}
+
+
+def _problem(error: ValidationError) -> Invalid | MalformedJson:
+    """Return the problem that `error` is, without the input that pydantic adds to it."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    if faults[0]["type"] == "json_invalid":
+        return MalformedJson(faults[0]["msg"])
+    return Invalid(
+        [
+            {"field": _field(fault["loc"]), "message": fault["msg"].removeprefix("Value error, ")}
+            for fault in faults
+        ]
+    )
+
+
+def _field(loc: tuple[str | int, ...]) -> str:
+    return ".".join(map(str, loc))[:MAX_FIELD_NAME] or "body"
+
+
+class Output(BaseModel):
+    """What the model wrote, in short; the whole is in `response`."""
+
+    text: str
+    finish_reason: str | None
+
+    @classmethod
+    def of(cls, response: Any) -> Self | None:
+        """Return the first choice of an OpenAI response, None if it has none with text."""
+        match response:
+            case {"choices": [{"text": str(text)} as choice, *_]}:
+                return cls(text=text, finish_reason=choice.get("finish_reason"))
+            case {"choices": [{"message": {"content": str(text)}} as choice, *_]}:
+                return cls(text=text, finish_reason=choice.get("finish_reason"))
+        return None
+
+
+class JobError(BaseModel):
+    """Why a job failed; `code` never changes its meaning."""
+
+    code: str
+    message: str
+
+
+class JobBody(BaseModel):
+    """A job as the API shows it; what has not happened is null."""
+
+    id: str
+    object: Literal["job"] = "job"
+    status: Status
+    stopping: bool = False
+    tier: str | None
+    queue: str
+    model: str | None
+    created_at: datetime
+    queued_at: datetime | None
+    started_at: datetime | None
+    first_token_at: datetime | None
+    finished_at: datetime | None
+    output: Output | None
+    usage: dict[str, Any] | None
+    response: Any
+    error: JobError | None
+    metadata: dict[str, Any]
+    status_url: str
+
+    @classmethod
+    def of(cls, view: JobView, *, status_url: str) -> Self:
+        """Return the body for `view`."""
+        response = view.response if isinstance(view.response, dict) else {}
+        body = view.request["body"] if view.request else {}
+        return cls(
+            id=view.id,
+            status=view.status,
+            tier=view.tier,
+            queue=view.queue,
+            model=response.get("model") or body.get("model"),
+            created_at=view.created_at,
+            queued_at=view.queued_at,
+            started_at=view.started_at,
+            first_token_at=view.first_token_at,
+            finished_at=view.finished_at,
+            output=Output.of(view.response),
+            usage=response.get("usage"),
+            response=view.response,
+            error=JobError(**view.failure) if view.failure else None,
+            metadata=view.metadata,
+            status_url=status_url,
+        )
