@@ -66,8 +66,9 @@ class Jobs:
             job = self._accept(wanted, model, job_id)
             if ended:
                 ended.wait(wait_s)
-        waited = wait_s == 0 or ended is not None
-        return _accepted(self._latest(job), applied=wait_s if waited else None)
+        if not wait_s:
+            return _accepted(_body(job), applied=wait_s)
+        return _accepted(self._latest(job), applied=wait_s if ended else None)
 
     def show(self, job_id: str) -> Response:
         """Show a job."""

@@ -56,15 +56,14 @@ def test_200_sums_of_mixed_tiers_are_each_answered_rightly_the_high_ones_first(
     assert [answer(job) for job in ended] == [str(a + b) for a, b in sums]
     assert [job["tier"] for job in ended] == tiers
     starts = {
-        queue: [job["timestamps"]["started_at"] for job in ended if job["queue"] == queue]
+        queue: [job["started_at"] for job in ended if job["queue"] == queue]
         for queue in ("high", "low")
     }
     assert max(starts["high"]) <= min(starts["low"])
     assert len(set(starts["low"] + starts["high"])) < 50, "claims come in batches"
     for job in ended:
-        times = job["timestamps"]
         order = ["created_at", "queued_at", "started_at", "first_token_at", "finished_at"]
-        assert [times[name] for name in order] == sorted(times[name] for name in order)
+        assert [job[name] for name in order] == sorted(job[name] for name in order)
         assert job["usage"]["completion_tokens"] > 0
 
 
@@ -110,7 +109,7 @@ def test_a_waiting_job_is_cancelled_and_never_runs(product: Product) -> None:
     assert reply.status == 200
     assert reply.body["status"] == "canceled"
     assert answer(after[0]) == "12"
-    assert product.job(job_id)["timestamps"]["started_at"] is None
+    assert product.job(job_id)["started_at"] is None
 
 
 def test_a_running_job_is_aborted_and_frees_its_seat(product: Product) -> None:
@@ -153,13 +152,15 @@ def test_bad_input_is_refused_with_the_field_named(
 
 def test_what_is_bad_only_for_the_model_fails_alone(product: Product) -> None:
     good = [product.submit(f"{n}+{n}=", "batch") for n in range(10)]
-    bad = product.submit("1+1=", "batch", model="other")
+    unfit = {"messages": [{"role": "system", "content": "no user"}], "tier": "batch"}
+    bad = product.call("POST", "/v1/jobs", unfit).body["id"]
 
     ended = product.ended([*good, bad])
 
     assert [answer(job) for job in ended[:-1]] == [str(2 * n) for n in range(10)]
     assert ended[-1]["status"] == "failed"
-    assert "other" in ended[-1]["error"]["message"]
+    assert ended[-1]["error"]["code"] == "invalid_request"
+    assert "user message" in ended[-1]["error"]["message"]
 
 
 @pytest.mark.slow
