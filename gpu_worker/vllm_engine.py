@@ -38,8 +38,11 @@ from gpu_worker.engine import (
 from scheduler.jobs import Request
 
 ADDER = ROOT / "models" / "adder"
-ADDER_FLAGS = ("--dtype", "float32", "--enforce-eager", "--max-num-seqs", "64")
-"""For the model in this repository, which is too small to gain from compilation."""
+ADDER_FLAGS = (
+    *("--dtype", "float32", "--max-num-seqs", "64"),
+    *("--enforce-eager", "--distributed-executor-backend", "uni"),
+)
+"""For the model in this repository, too small to gain from compilation or from more processes."""
 
 FLAGS = ("--scheduling-policy", "priority", "--enable-prefix-caching", "--no-use-tqdm-on-load")
 

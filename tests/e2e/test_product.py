@@ -228,7 +228,7 @@ def test_the_dashboard_shows_a_finished_job_in_a_browser(product: Product, tmp_p
         page.goto(f"{product.dashboard}/")
         page.get_by_text("high", exact=True).first.wait_for()
         page.goto(f"{product.dashboard}/0/view/job/{job['id']}")
-        page.get_by_text("gpu_worker.generate").first.wait_for()
+        page.get_by_text("premium /v1/completions").first.wait_for()
         page.get_by_text("finished").first.wait_for()
         page.screenshot(path=str(tmp_path / "job.png"))
 
