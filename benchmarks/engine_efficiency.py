@@ -132,7 +132,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--jobs", type=int, default=640)
+    parser.add_argument("--jobs", type=int, default=1280)
     parser.add_argument("--tokens", type=int, default=64, help="output tokens of every job")
     parser.add_argument("--pairs", type=int, default=5)
     args = parser.parse_args()

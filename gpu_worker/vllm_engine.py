@@ -38,11 +38,8 @@ from gpu_worker.engine import (
 from scheduler.jobs import Request
 
 ADDER = ROOT / "models" / "adder"
-ADDER_FLAGS = (
-    *("--dtype", "float32", "--max-num-seqs", "64"),
-    *("--enforce-eager", "--distributed-executor-backend", "uni"),
-)
-"""For the model in this repository, too small to gain from compilation or from more processes."""
+ADDER_FLAGS = ("--dtype", "float32", "--enforce-eager", "--max-num-seqs", "64")
+"""For the model in this repository, which is too small to gain from compilation."""
 
 FLAGS = ("--scheduling-policy", "priority", "--enable-prefix-caching", "--no-use-tqdm-on-load")
 
@@ -91,8 +88,7 @@ class VLLMEngine:
             raise EngineStartError(
                 f"vLLM cannot serve {settings.model}: {_one_line(error)}"
             ) from error
-        gc.collect()
-        gc.freeze()  # vLLM's million objects are here to stay: not worth a look at every collection
+        _settle()
         return cls(llm, state, settings.served_model)
 
     async def run(self, request: Request, *, job_id: str, priority: int) -> AsyncIterator[Event]:
@@ -141,6 +137,15 @@ class VLLMEngine:
             return EngineDead(_one_line(error))
         response = _error_response(error)
         return _error_of(response.error.code, response.error.message)
+
+
+def _settle() -> None:
+    """Spare every later step what can only change during the start."""
+    from vllm import envs
+
+    envs.enable_envs_cache()  # vLLM reads the environment for every token otherwise
+    gc.collect()
+    gc.freeze()  # vLLM's million objects are here to stay: not worth a look at every collection
 
 
 def parse_flags(settings: Settings) -> Namespace:
