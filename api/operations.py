@@ -13,6 +13,7 @@ from flask import Blueprint, Response, jsonify
 from api.context import Context
 from api.problems import NotReady
 from scheduler import models, workers
+from scheduler.starting import starting
 
 
 class QueueState(TypedDict):
@@ -60,9 +61,13 @@ class Operations:
         queues = {queue: self._state(queue) for queue in self.context.tiers.queues}
         idle = [queue for queue, state in queues.items() if not state["workers"]]
         if idle:
-            detail = "; ".join(f"queue {queue}: no worker alive" for queue in idle)
+            detail = "; ".join(self._lack(queue) for queue in idle)
             raise NotReady(detail, queues=queues)
         return jsonify(status="ready", queues=queues)
+
+    def _lack(self, queue: str) -> str:
+        soon = len(starting(self.context.connection, queue))
+        return f"queue {queue}: no worker alive" + (f", {soon} starting" if soon else "")
 
     def _state(self, queue: str) -> QueueState:
         waiting, in_flight = workers.depth(self.context.connection, queue)

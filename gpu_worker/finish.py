@@ -50,18 +50,14 @@ class Finisher:
         self._worker = worker
         self._connection = connection
         self._ended: asyncio.Queue[Ended] = asyncio.Queue()
-        self._num_unwritten = 0
+        self.num_unwritten = 0
+        """Endings put and not yet in Redis."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="finish")
 
     def put(self, claim: Claim, ending: Ending) -> None:
         """Take over an ending; it is written as soon as Redis lets it."""
-        self._num_unwritten += 1
+        self.num_unwritten += 1
         self._ended.put_nowait(Ended(claim, ending, datetime.now(UTC)))
-
-    @property
-    def settled(self) -> bool:
-        """Whether everything that was put is written."""
-        return self._num_unwritten == 0
 
     async def settle(self) -> None:
         """Return when everything that was put is written."""
@@ -75,7 +71,7 @@ class Finisher:
             while not self._ended.empty():
                 batch.append(self._ended.get_nowait())
             await self._persist(loop, batch)
-            self._num_unwritten -= len(batch)
+            self.num_unwritten -= len(batch)
             for _ in batch:
                 self._ended.task_done()
 

@@ -39,6 +39,7 @@ from gpu_worker.inflight import Callbacks, Inflight
 from gpu_worker.start import start_engine
 from scheduler import keys, models
 from scheduler.claim import Claim, Claims
+from scheduler.starting import announced
 
 logger = logging.getLogger(__name__)
 
@@ -115,8 +116,10 @@ class GPUWorker(Worker):
         return self._num_claimed > 0
 
     async def _work(self, settings: Settings, until: _Until) -> None:
+        self._commands = commands_like(self.connection)
         try:
-            engine = await start_engine(settings)
+            with announced(self._commands, self.name, self.queue_names()):
+                engine = await start_engine(settings)
         except EngineStartError as error:
             sys.exit(str(error))
         try:
@@ -131,7 +134,6 @@ class GPUWorker(Worker):
         self._wake, self._draining, self._forced = (asyncio.Event() for _ in range(3))
         self._engine = engine
         self._max_inflight = settings.max_inflight or int(engine.seats * BUFFER)
-        self._commands = commands_like(self.connection)
         self._redis_thread = ThreadPoolExecutor(2, thread_name_prefix="redis")
         self._claims = Claims(
             self._commands, self.name, self.queue_names(), settings.lease_s, self.serializer
@@ -170,20 +172,26 @@ class GPUWorker(Worker):
         busy_at = time.monotonic()
         while not self._draining.is_set() and not until.reached(self._num_claimed):
             self._wake.clear()
-            room = until.room(self._max_inflight - len(self._inflight), self._num_claimed)
+            room = until.room(self._free(), self._num_claimed)
             claims = await self._claim(room) if room else []
             for claim in claims:
                 self._num_claimed += 1
                 self._inflight.launch(claim)
             if self._inflight:
                 busy_at = time.monotonic()
-            elif not self._finisher.settled:
+            elif self._finisher.num_unwritten:
                 await self._finisher.settle()  # what it writes may put new jobs into our queues
                 continue
             elif until.idle(time.monotonic() - busy_at):
                 return
             if len(claims) < room or not room:
                 await self._until_woken()
+
+    def _free(self) -> int:
+        """Return how many more jobs to hold; none while as many results wait for Redis."""
+        if self._finisher.num_unwritten > self._max_inflight:
+            return 0
+        return self._max_inflight - len(self._inflight)
 
     async def _claim(self, room: int) -> list[Claim]:
         """Return up to `room` jobs, however long Redis is away."""

@@ -7,6 +7,7 @@ finish      a worker writes how its jobs ended
 cancel      a caller takes a job back
 rescue      jobs of dead workers go back to their queue, or become dead letters
 workers     who serves which queue
+starting    who soon will
 models      what the workers serve
 maintenance the process that does the periodic duties
 autoscaler  the process that adds and drains workers

@@ -18,6 +18,7 @@ cancelled it).
 Ours:
 
     slalom:wake:{queue}  channel  published when a job was put into the queue
+    slalom:starting:{queue}  zset  name of a worker whose engine still starts -> expiry (epoch s)
     slalom:ended         channel  ids of jobs that just ended, space-separated
     slalom:models        hash     model name -> JSON {max_model_len, engine, …}
 """
@@ -40,6 +41,11 @@ rescue."""
 def wake(queue: str) -> str:
     """Return the channel that announces jobs in `queue`."""
     return f"slalom:wake:{queue}"
+
+
+def starting(queue: str) -> str:
+    """Return the key of the workers that will serve `queue` once their engine has started."""
+    return f"slalom:starting:{queue}"
 
 
 def queue(name: str) -> str:

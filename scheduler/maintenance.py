@@ -25,7 +25,7 @@ from config import connections, logs
 from config.settings import Settings, SettingsError, load
 from scheduler.rescue import rescue
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("scheduler.maintenance")
 
 TICK_S = 0.5
 REGISTRIES_EVERY_S = 60.0

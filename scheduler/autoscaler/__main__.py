@@ -22,6 +22,7 @@ from config.tiers import Autoscale, TierTable
 from scheduler import workers
 from scheduler.autoscaler.local_pool import LocalPool, PoolWorker
 from scheduler.autoscaler.policy import Add, Decision, Drain, Measured, Memory, decide
+from scheduler.starting import starting
 
 logger = logging.getLogger("scheduler.autoscaler")
 
@@ -71,10 +72,10 @@ class Autoscaler:
     def _measure(self, queue: str, ours: Sequence[PoolWorker]) -> Measured:
         waiting, in_flight = workers.depth(self._connection, queue)
         registered = {worker.name for worker in workers.alive(self._connection, queue)}
-        starting = {w.name for w in ours if queue in w.queues}
+        soon = {w.name for w in ours if queue in w.queues} | starting(self._connection, queue)
         draining = {w.name for w in ours if w.draining}
         drainable = [w for w in ours if w.for_queue == queue and not w.draining]
-        return Measured(waiting, in_flight, len((registered | starting) - draining), len(drainable))
+        return Measured(waiting, in_flight, len((registered | soon) - draining), len(drainable))
 
     def _add(self, queue: str, rule: Autoscale, ours: Sequence[PoolWorker]) -> None:
         """Start a worker, on a GPU of its own: number 0 is the Procfile's worker's."""

@@ -12,6 +12,7 @@ from config.tiers import TierTable
 from scheduler import workers
 from scheduler.autoscaler.__main__ import Autoscaler
 from scheduler.autoscaler.local_pool import LocalPool
+from scheduler.starting import announced, starting
 from scheduler.submit import Submitter
 from tests.conftest import until
 from tests.integration.test_worker import LONG, SHORT, all_ended
@@ -109,3 +110,20 @@ def test_a_record_that_cannot_be_read_is_dropped(pool_directory: Path) -> None:
 
     assert pool.workers() == []
     assert list(pool_directory.iterdir()) == []
+
+
+def test_a_worker_whose_engine_still_starts_counts_as_one(
+    connection: Redis, tiers: TierTable, pool_directory: Path
+) -> None:
+    pool = LocalPool(pool_directory)
+    autoscaler = Autoscaler(connection, tiers, pool)  # at least one worker for every queue
+
+    with announced(connection, "fast", ["high", "low"]):
+        until(lambda: starting(connection, "low") == {"fast"})
+        autoscaler.tick(0.0)
+        assert pool.workers() == []
+
+    assert starting(connection, "low") == set()
+    autoscaler.tick(1.0)
+    assert len(pool.workers()) == 1
+    autoscaler.close(drain_s=60)
