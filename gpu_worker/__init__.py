@@ -2,6 +2,8 @@
 
 worker       claims, keeps the engine full, heartbeats, drains
 inference    one job: request in, ending out
+inflight     the jobs that run now
+callables    any other function a job names
 finish       endings into Redis, in batches
 engine       the seam: what an engine must do
 vllm_engine  vLLM in this process; the only module that imports it

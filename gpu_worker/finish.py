@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from rq import Queue
+from rq import Queue, Retry
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.timeouts import TimerDeathPenalty
@@ -119,6 +119,8 @@ class Finisher:
         ttl = job.get_result_ttl(self._worker.default_result_ttl)
         if not isinstance(ended.ending, Finished) or ttl == 0 or _needs_rq(job):
             return None
+        if isinstance(ended.ending.value, Retry):
+            return None
         return Success(ended.claim, ended.ending.value, ended.ended_at, ttl)
 
     def _write_by_rq(self, ended: Ended) -> None:
@@ -132,6 +134,8 @@ class Finisher:
         queue = Queue(claim.queue, connection=self._connection, serializer=job.serializer)
         try:
             match ended.ending:
+                case Finished(Retry() as retry):
+                    self._retry(job, queue, retry)
                 case Finished(value):
                     self._succeed(job, queue, value)
                 case Failed() as failed:
@@ -149,6 +153,12 @@ class Finisher:
         job.execute_success_callback(TimerDeathPenalty, value)
         self._worker.handle_job_success(job, queue, queue.started_job_registry)
         job.send_webhooks(JobStatus.FINISHED)
+
+    def _retry(self, job: Job, queue: Queue, retry: Retry) -> None:
+        """Run the job again, because its function returned a Retry."""
+        assert self._worker.execution is not None
+        registry = queue.started_job_registry
+        self._worker.handle_job_retry(job, queue, retry, registry, self._worker.execution)
 
     def _fail(self, job: Job, queue: Queue, failed: Failed) -> None:
         logger.warning(

@@ -13,10 +13,10 @@ from typing import Any
 
 from rq.exceptions import DeserializationError
 from rq.job import Job
-from rq.timeouts import JobTimeoutException, TimerDeathPenalty
 from rq.utils import utcformat
 
 from config.tiers import TierTable
+from gpu_worker.callables import Callables
 from gpu_worker.engine import Engine, EngineDead, EngineError, FirstToken, InvalidRequest, Response
 from scheduler.jobs import FUNCTION, Failure, Request
 
@@ -56,17 +56,30 @@ def generate(request: Request) -> None:
     )
 
 
-async def run(job: Job, engine: Engine, tiers: TierTable) -> Ending:
-    """Return how `job` ended; raises EngineDead, and CancelledError when the task is cancelled."""
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """What jobs run on."""
+
+    engine: Engine
+    tiers: TierTable
+    callables: Callables
+
+    async def run(self, job: Job) -> Ending:
+        """Return how `job` ended; raises EngineDead, and CancelledError when it is cancelled."""
+        return await _run(job, self)
+
+
+async def _run(job: Job, runner: Runner) -> Ending:
     try:
-        if job.func_name == FUNCTION:
-            return Finished(await _infer(job, engine, tiers))
-        return Finished(await asyncio.to_thread(_perform, job))
+        async with asyncio.timeout(_timeout(job)):
+            if job.func_name == FUNCTION:
+                return Finished(await _infer(job, runner.engine, runner.tiers))
+            return Finished(await runner.callables.call(job))
     except EngineDead:
         raise
     except EngineError as error:
         return _failed(error, error.code, str(error), error.retryable)
-    except (TimeoutError, JobTimeoutException) as error:
+    except TimeoutError as error:
         return _failed(
             error, "timeout", f"the job ran for more than {job.timeout} s", retryable=True
         )
@@ -81,7 +94,7 @@ async def run(job: Job, engine: Engine, tiers: TierTable) -> Ending:
 async def _infer(job: Job, engine: Engine, tiers: TierTable) -> dict[str, Any]:
     """Return the OpenAI response, the instant of the first token noted in `job.meta`."""
     events = engine.run(request_of(job), job_id=job.id, priority=_priority(job, tiers))
-    async with asyncio.timeout(_timeout(job)), aclosing(events):  # type: ignore[type-var]
+    async with aclosing(events):  # type: ignore[type-var]
         async for event in events:
             match event:
                 case FirstToken(at):
@@ -109,12 +122,6 @@ def _priority(job: Job, tiers: TierTable) -> int:
 
 def _timeout(job: Job) -> float | None:
     return job.timeout if job.timeout and job.timeout > 0 else None
-
-
-def _perform(job: Job) -> Any:
-    """Run any other callable, as RQ would, in this thread."""
-    with TimerDeathPenalty(job.timeout or -1, JobTimeoutException, job_id=job.id):
-        return job.perform()
 
 
 def _failed(error: BaseException, code: str, message: str, retryable: bool) -> Failed:

@@ -9,10 +9,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from config.tiers import TierTable
-from gpu_worker import inference
-from gpu_worker.engine import Engine, EngineDead
-from gpu_worker.inference import Ending, Stopped
+from gpu_worker.engine import EngineDead
+from gpu_worker.inference import Ending, Runner, Stopped
 from scheduler.claim import Claim
 
 
@@ -28,9 +26,8 @@ class Callbacks:
 class Inflight:
     """The jobs one worker has in flight."""
 
-    def __init__(self, engine: Engine, tiers: TierTable, tell: Callbacks) -> None:
-        self._engine = engine
-        self._tiers = tiers
+    def __init__(self, runner: Runner, tell: Callbacks) -> None:
+        self._runner = runner
         self._tell = tell
         self._jobs: dict[str, tuple[Claim, asyncio.Task[None]]] = {}
         self._stopping: set[str] = set()
@@ -75,7 +72,7 @@ class Inflight:
 
     async def _run(self, claim: Claim) -> None:
         try:
-            ending = await inference.run(claim.job, self._engine, self._tiers)
+            ending = await self._runner.run(claim.job)
         except asyncio.CancelledError:
             if claim.execution_id not in self._stopping:
                 raise

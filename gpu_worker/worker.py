@@ -33,8 +33,10 @@ from rq.worker import DequeueStrategy, WorkerStatus
 from config import logs
 from config.connections import commands_like
 from config.settings import Settings, SettingsError, load
+from gpu_worker.callables import Callables
 from gpu_worker.engine import Engine, EngineDead, EngineStartError
 from gpu_worker.finish import FIRST_PAUSE_S, LONGEST_PAUSE_S, UNAVAILABLE, Finisher
+from gpu_worker.inference import Runner
 from gpu_worker.inflight import Callbacks, Inflight
 from gpu_worker.start import start_engine
 from scheduler import keys, models
@@ -47,6 +49,8 @@ POLL_S = 0.25
 """Longest that an idle worker overlooks a job of plain RQ's, which announces nothing."""
 BUFFER = 2.0
 """Jobs held per seat: some must wait inside the engine, or seats stand empty between two jobs."""
+MAX_THREADS = 64
+"""Plain functions that run at a time; coroutine functions and inference need no thread."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -140,7 +144,8 @@ class GPUWorker(Worker):
         )
         self._finisher = Finisher(self, self._commands)
         tell = Callbacks(self._finisher.put, self._on_engine_death, self._on_left)
-        self._inflight = Inflight(engine, settings.tiers(), tell)
+        callables = Callables(threads=min(self._max_inflight, MAX_THREADS))
+        self._inflight = Inflight(Runner(engine, settings.tiers(), callables), tell)
 
     async def _serve(self, settings: Settings, until: _Until) -> None:
         """Register, work, drain, say goodbye."""

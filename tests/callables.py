@@ -1,6 +1,10 @@
 """Plain functions that workers under test run."""
 
+import asyncio
+import time
 from typing import Any
+
+import rq
 
 
 def add(a: int, b: int) -> int:
@@ -21,3 +25,23 @@ async def add_later(a: int, b: int) -> int:
 
 def echo(value: Any) -> Any:
     return value
+
+
+def current_id() -> str | None:
+    job = rq.get_current_job()
+    return job.id if job else None
+
+
+async def current_id_later() -> str | None:
+    await asyncio.sleep(0.05)
+    return current_id()
+
+
+def again_once() -> rq.Retry | str:
+    job = rq.get_current_job()
+    return "done" if job and job.number_of_retries else rq.Retry(max=1)
+
+
+def loop_for_ever() -> None:
+    while True:
+        time.sleep(0.01)

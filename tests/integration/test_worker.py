@@ -234,6 +234,38 @@ def test_any_other_callable_runs_too(connection: Redis, start_worker: StartWorke
     assert "RuntimeError: broken" in str(failed.latest_result().exc_string)  # type: ignore[union-attr]
 
 
+def test_every_callable_knows_its_own_job(connection: Redis, start_worker: StartWorker) -> None:
+    queue = queue_of(connection, "low")
+    functions = ["tests.callables.current_id", "tests.callables.current_id_later"] * 20
+    enqueued = [queue.enqueue(function) for function in functions]
+
+    start_worker("--burst", "low").wait()
+
+    assert [job.return_value(refresh=True) for job in enqueued] == [job.id for job in enqueued]
+
+
+def test_a_returned_retry_runs_the_job_again(connection: Redis, start_worker: StartWorker) -> None:
+    job = queue_of(connection, "low").enqueue("tests.callables.again_once")
+
+    start_worker("--burst", "low").wait()
+
+    assert job.return_value(refresh=True) == "done"
+
+
+def test_a_plain_function_that_loops_is_ended_by_its_timeout(
+    connection: Redis, start_worker: StartWorker
+) -> None:
+    job = queue_of(connection, "low").enqueue("tests.callables.loop_for_ever", job_timeout=1)
+
+    worker = start_worker("--burst", "low")
+
+    assert worker.wait() == 0
+    assert jobs.view(jobs.fetch(connection, job.id)).failure == {
+        "code": "timeout",
+        "message": "the job ran for more than 1 s",
+    }
+
+
 def test_a_job_past_its_timeout_fails_and_the_others_go_on(
     connection: Redis, submitter: Submitter, start_worker: StartWorker
 ) -> None:

@@ -1,0 +1,187 @@
+"""How many jobs a second each worker does, and how soon an idle one picks a job up.
+
+No-op jobs on the same Redis with the same serializer, in RQ's forking Worker, RQ's SimpleWorker and
+GPUWorker with 1, 64 and 256 in flight, each a process started from the command line (`--burst`).
+Rates run from the first start to the last end by the jobs' own instants, so that start-up does not
+count. Pick-up is the time from enqueue to start on an idle worker, one job after another.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from redis import Redis
+from rq import Queue
+from rq.job import Job
+from rq.serializers import JSONSerializer
+
+from benchmarks import report
+from config import connections, embedded_redis
+from scheduler.workers import alive
+
+NAME = "worker_throughput"
+QUEUE = "low"
+JOB = "benchmarks.worker_throughput.nothing"
+JSON = "rq.serializers.JSONSerializer"
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A worker class, and how many jobs it is given."""
+
+    label: str
+    worker: str
+    jobs: int
+    inflight: int = 1
+
+
+CONTENDERS = (
+    Contender("worker", "rq.Worker", 200),
+    Contender("simple_worker", "rq.SimpleWorker", 2000),
+    Contender("gpu_worker_1", "gpu_worker.GPUWorker", 4000, 1),
+    Contender("gpu_worker_64", "gpu_worker.GPUWorker", 10000, 64),
+    Contender("gpu_worker_256", "gpu_worker.GPUWorker", 10000, 256),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one contender did."""
+
+    jobs_per_s: float
+    cpu_ms_per_job: float
+    commands_per_job: float
+
+
+def nothing() -> None:
+    """Do nothing: the job."""
+
+
+def start(contender: Contender, url: str, *flags: str) -> subprocess.Popen[bytes]:
+    """Start a worker from the command line."""
+    rq = str(Path(sys.executable).with_name("rq"))
+    command = [rq, "worker", "-u", url, "-w", contender.worker, "-S", JSON, "-q", *flags, QUEUE]
+    environment = {
+        **os.environ,
+        "REDIS_URL": url,
+        "SLALOM_ENGINE": "sim",
+        "SLALOM_MAX_INFLIGHT": str(contender.inflight),
+        "SLALOM_LOG_LEVEL": "WARNING",
+    }
+    return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+
+
+def burst(contender: Contender, connection: Redis, url: str, jobs: int) -> Run:
+    """Let a worker do `jobs` jobs and leave."""
+    connection.flushdb()
+    queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
+    data = [Queue.prepare_data(JOB, result_ttl=600) for _ in range(jobs)]
+    queued = queue.enqueue_many(data) if data else []
+    commands = _commands(connection)
+    cpu = _cpu_s()
+    start(contender, url, "--burst").wait()
+    cpu, commands = _cpu_s() - cpu, _commands(connection) - commands
+    if not queued:
+        return Run(0.0, cpu, commands)
+    ended = Job.fetch_many([j.id for j in queued], connection, serializer=JSONSerializer)
+    spans = [
+        (job.started_at, job.ended_at)
+        for job in ended
+        if job and job.get_status(refresh=False) == "finished"
+    ]
+    assert len(spans) == jobs, f"{contender.label} ended {len(spans)} of {jobs} jobs"
+    took_s = (max(e for _, e in spans) - min(s for s, _ in spans if s)).total_seconds()
+    return Run(jobs / took_s, cpu / jobs * 1e3, commands / jobs)
+
+
+def throughput(contender: Contender, connection: Redis, url: str) -> Run:
+    """Return the rate, and CPU and commands per job beyond those of a worker that finds none."""
+    idle = burst(contender, connection, url, 0)
+    busy = burst(contender, connection, url, contender.jobs)
+    return Run(
+        busy.jobs_per_s,
+        busy.cpu_ms_per_job - idle.cpu_ms_per_job / contender.jobs * 1e3,
+        busy.commands_per_job - idle.commands_per_job / contender.jobs,
+    )
+
+
+def pickup(contender: Contender, connection: Redis, url: str, jobs: int) -> list[float]:
+    """Return the seconds from enqueue to start of each of `jobs` jobs on an idle worker."""
+    connection.flushdb()
+    worker = start(contender, url)
+    while not alive(connection, QUEUE):
+        time.sleep(0.05)
+    queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
+    waits = []
+    try:
+        for _ in range(jobs):
+            time.sleep(0.02)  # idle again
+            job = queue.enqueue(JOB)
+            while job.get_status() != "finished":
+                time.sleep(0.001)
+            job.refresh()
+            waits.append((job.started_at - job.enqueued_at).total_seconds())
+    finally:
+        worker.terminate()
+        worker.wait()
+    return waits
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _commands(connection: Redis) -> int:
+    return int(connection.info("stats")["total_commands_processed"])
+
+
+def measure(url: str) -> dict[str, float]:
+    """Return all figures."""
+    connection = connections.commands(url)
+    figures: dict[str, float] = {}
+    for contender in CONTENDERS:
+        run = throughput(contender, connection, url)
+        figures[f"{contender.label}_jobs_per_s"] = run.jobs_per_s
+        figures[f"{contender.label}_cpu_ms_per_job"] = run.cpu_ms_per_job
+        figures[f"{contender.label}_commands_per_job"] = run.commands_per_job
+        print(f"{contender.label:16} {run.jobs_per_s:8.0f} jobs/s", file=sys.stderr)
+    best = max(figures[f"gpu_worker_{n}_jobs_per_s"] for n in (64, 256))
+    figures["vs_simple_worker"] = best / figures["simple_worker_jobs_per_s"]
+    figures["vs_worker"] = best / figures["worker_jobs_per_s"]
+    _add_pickup(figures, connection, url)
+    return figures
+
+
+def _add_pickup(figures: dict[str, float], connection: Redis, url: str) -> None:
+    for contender in (CONTENDERS[1], CONTENDERS[3]):
+        waits = sorted(pickup(contender, connection, url, 200))
+        figures[f"{contender.label}_pickup_p50_ms"] = statistics.median(waits) * 1e3
+        figures[f"{contender.label}_pickup_p99_ms"] = waits[int(len(waits) * 0.99)] * 1e3
+    figures["pickup_p50_vs_simple_worker"] = (
+        figures["gpu_worker_64_pickup_p50_ms"] / figures["simple_worker_pickup_p50_ms"]
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory(prefix="slalom-benchmark-") as directory,
+        embedded_redis.running(Path(directory)) as url,
+    ):
+        figures = measure(url)
+    report.emit(NAME, figures, as_json=args.json)
+
+
+if __name__ == "__main__":
+    main()
