@@ -2,7 +2,7 @@
 
     serializer   jobs are read and requeued as JSON; upstream writes their meta back as a pickle
     tolerance    a record that is no JSON, or a job that is gone, spoils no list
-    requeue      starts the count of worker deaths anew, and wakes the workers
+    requeue      starts the count of worker deaths anew
     compact      drops dead ids where they are; upstream empties the queue while it looks for them
     connection   the application's client; upstream makes a new one for every request
     escaping     what models and callers wrote is text; upstream puts it into the page as HTML
@@ -25,7 +25,6 @@ from rq.serializers import JSONSerializer
 from rq_dashboard import web
 
 from api.problems import NotRequeueable
-from scheduler import keys
 
 CONNECTION = "slalom_dashboard_connection"
 """Where the application keeps its client, in `app.extensions`."""
@@ -106,7 +105,6 @@ def requeue(job_id: str, connection: Redis) -> Job:
         raise NotRequeueable("the meta of the job is not JSON; requeueing would destroy it")
     connection.hdel(job.key, "worker_deaths", "stop_requested")
     job.requeue()
-    connection.publish(keys.wake(job.origin), job.id)
     return job
 
 

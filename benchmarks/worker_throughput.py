@@ -28,7 +28,7 @@ from scheduler.workers import alive
 
 NAME = "worker_throughput"
 QUEUE = "low"
-JOB = "benchmarks.worker_throughput.nothing"
+JOB = "benchmarks.noop.nothing"
 JSON = "rq.serializers.JSONSerializer"
 
 
@@ -58,10 +58,6 @@ class Run:
     jobs_per_s: float
     cpu_ms_per_job: float
     commands_per_job: float
-
-
-def nothing() -> None:
-    """Do nothing: the job."""
 
 
 def start(contender: Contender, url: str, *flags: str) -> subprocess.Popen[bytes]:

@@ -22,24 +22,23 @@ def commands(url: str) -> Redis:
 
 def listener(url: str) -> Redis:
     """Return a client for calls that block until something happens."""
-    return Redis.from_url(
-        url,
-        socket_timeout=None,
-        socket_connect_timeout=COMMAND_TIMEOUT_S,
-        max_connections=2000,
-        retry=Retry(NoBackoff(), 0),
-    )
+    return Redis.from_url(url, max_connections=2000, **_listener_options())
 
 
 def commands_like(connection: Redis) -> Redis:
     """Return a client for ordinary commands to the server that `connection` talks to."""
+    return _like(connection, max_connections=200, **_command_options())
+
+
+def listener_like(connection: Redis) -> Redis:
+    """Return a client for calls that block, to the server that `connection` talks to."""
+    return _like(connection, max_connections=2000, **_listener_options())
+
+
+def _like(connection: Redis, **options: Any) -> Redis:
     pool = connection.connection_pool
-    kwargs = {**pool.connection_kwargs, **_command_options()}
-    return Redis(
-        connection_pool=type(pool)(
-            connection_class=pool.connection_class, max_connections=200, **kwargs
-        )
-    )
+    kwargs = {**pool.connection_kwargs, **options}
+    return Redis(connection_pool=type(pool)(connection_class=pool.connection_class, **kwargs))
 
 
 def _command_options() -> dict[str, Any]:
@@ -48,4 +47,12 @@ def _command_options() -> dict[str, Any]:
         "socket_connect_timeout": COMMAND_TIMEOUT_S,
         "health_check_interval": 30,
         "retry": Retry(ExponentialBackoff(cap=1, base=0.05), 3),
+    }
+
+
+def _listener_options() -> dict[str, Any]:
+    return {
+        "socket_timeout": None,
+        "socket_connect_timeout": COMMAND_TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 0),
     }

@@ -3,6 +3,7 @@
 worker       claims, keeps the engine full, heartbeats, drains
 inference    one job: request in, ending out
 inflight     the jobs that run now
+doorbell     an idle worker learns of a job
 callables    any other function a job names
 finish       endings into Redis, in batches
 engine       the seam: what an engine must do

@@ -22,7 +22,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from redis import Redis
 from redis.client import Pipeline
 from rq import Worker, worker_registration
 from rq.command import parse_payload
@@ -31,22 +30,23 @@ from rq.serializers import DefaultSerializer, JSONSerializer, resolve_serializer
 from rq.worker import DequeueStrategy, WorkerStatus
 
 from config import logs
-from config.connections import commands_like
+from config.connections import commands_like, listener_like
 from config.settings import Settings, SettingsError, load
 from gpu_worker.callables import Callables
+from gpu_worker.doorbell import Doorbell
 from gpu_worker.engine import Engine, EngineDead, EngineStartError
 from gpu_worker.finish import FIRST_PAUSE_S, LONGEST_PAUSE_S, UNAVAILABLE, Finisher
 from gpu_worker.inference import Runner
 from gpu_worker.inflight import Callbacks, Inflight
 from gpu_worker.start import start_engine
-from scheduler import keys, models
+from scheduler import models
 from scheduler.claim import Claim, Claims
 from scheduler.starting import announced
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 0.25
-"""Longest that an idle worker overlooks a job of plain RQ's, which announces nothing."""
+FIRST_POLL_S, LONGEST_POLL_S = 0.001, 0.25
+"""Pauses after claims that found nothing where a job stands, as while RQ is suspended."""
 BUFFER = 2.0
 """Jobs held per seat: some must wait inside the engine, or seats stand empty between two jobs."""
 MAX_THREADS = 64
@@ -145,6 +145,8 @@ class GPUWorker(Worker):
         self._finisher = Finisher(self, self._commands)
         tell = Callbacks(self._finisher.put, self._on_engine_death, self._on_left)
         callables = Callables(threads=min(self._max_inflight, MAX_THREADS))
+        self._rung = False
+        self._doorbell = Doorbell(listener_like(self.connection), self.queue_names(), self._on_job)
         self._inflight = Inflight(Runner(engine, settings.tiers(), callables), tell)
 
     async def _serve(self, settings: Settings, until: _Until) -> None:
@@ -160,6 +162,7 @@ class GPUWorker(Worker):
             await self._claim_jobs(until)
             await self._drain(settings.drain_s if self._draining.is_set() else None)
         finally:
+            self._doorbell.stop()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -174,7 +177,7 @@ class GPUWorker(Worker):
 
     async def _claim_jobs(self, until: _Until) -> None:
         """Keep the engine full until draining, or until `until` says that it is enough."""
-        busy_at = time.monotonic()
+        busy_at, pause_s = time.monotonic(), FIRST_POLL_S
         while not self._draining.is_set() and not until.reached(self._num_claimed):
             self._wake.clear()
             room = until.room(self._free(), self._num_claimed)
@@ -189,8 +192,13 @@ class GPUWorker(Worker):
                 continue
             elif until.idle(time.monotonic() - busy_at):
                 return
-            if len(claims) < room or not room:
-                await self._until_woken()
+            if self._rung and room and not claims:
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, LONGEST_POLL_S)
+            else:
+                pause_s = FIRST_POLL_S
+            self._rung = False
+            await self._until_woken(listen=len(claims) < room)
 
     def _free(self) -> int:
         """Return how many more jobs to hold; none while as many results wait for Redis."""
@@ -212,13 +220,23 @@ class GPUWorker(Worker):
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
         return []
 
-    async def _until_woken(self) -> None:
-        """Wait for a job to be announced, a seat to come free, the drain, or POLL_S."""
+    async def _until_woken(self, *, listen: bool) -> None:
+        """Wait for a job (if `listen`), a seat to come free, the drain, or a second."""
+        if listen:
+            self._doorbell.arm()
         try:
-            async with asyncio.timeout(POLL_S):
+            async with asyncio.timeout(1.0):
                 await self._wake.wait()
         except TimeoutError:
             return
+
+    def _on_job(self) -> None:
+        """Claim: the doorbell rang, in a thread of its own."""
+        self._loop.call_soon_threadsafe(self._on_ring)
+
+    def _on_ring(self) -> None:
+        self._rung = True
+        self._wake.set()
 
     def _on_left(self) -> None:
         """Claim again when half of the buffer is used up: fewer claims, and no empty seat."""
@@ -305,19 +323,6 @@ class GPUWorker(Worker):
             self.set_current_job_id(None, pipeline=pipeline)
 
     # Commands, signals, the end
-
-    def subscribe(self) -> None:
-        """Listen for RQ's commands and for announcements of jobs, on one connection."""
-        connection: Redis = self.connection
-        self.pubsub = connection.pubsub()
-        wakes = {keys.wake(name): self._on_wake for name in self.queue_names()}
-        self.pubsub.subscribe(**{self.pubsub_channel_name: self.handle_payload}, **wakes)
-        self.pubsub_thread = self.pubsub.run_in_thread(
-            sleep_time=60, daemon=True, exception_handler=self._pubsub_exception_handler
-        )
-
-    def _on_wake(self, _message: object) -> None:
-        self._loop.call_soon_threadsafe(self._wake.set)
 
     def handle_payload(self, message: Any) -> None:
         """Carry out a command of RQ's; `stop-job` stops one of many."""

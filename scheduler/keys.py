@@ -17,10 +17,9 @@ cancelled it).
 
 Ours:
 
-    slalom:wake:{queue}  channel  published when a job was put into the queue
-    slalom:starting:{queue}  zset  name of a worker whose engine still starts -> expiry (epoch s)
-    slalom:ended         channel  ids of jobs that just ended, space-separated
-    slalom:models        hash     model name -> JSON {max_model_len, engine, …}
+    slalom:starting:{queue}  zset     worker whose engine still starts -> expiry (epoch s)
+    slalom:ended             channel  ids of jobs that just ended, space-separated
+    slalom:models            hash     model name -> JSON {max_model_len, engine, …}
 """
 
 from functools import cache
@@ -36,11 +35,6 @@ RQ_GRACE_S = 60
 """How far behind the lease deadline the started registry's score lies: RQ's own clean-up (which `rq
 info` and the dashboard trigger) fails what is past its score, and must never come before our
 rescue."""
-
-
-def wake(queue: str) -> str:
-    """Return the channel that announces jobs in `queue`."""
-    return f"slalom:wake:{queue}"
 
 
 def starting(queue: str) -> str:

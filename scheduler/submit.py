@@ -1,7 +1,7 @@
 """Submission: a tier becomes a queue, and the request a job of RQ's, in one transaction.
 
-`Queue.enqueue_call` writes the job and its place in the queue; the wake-up is published in the same
-transaction, so a job is either accepted whole or not at all.
+`Queue.enqueue_call` writes the job and its place in the queue in one transaction: a job is accepted
+whole or not at all.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,6 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from config.tiers import RetryPolicy, Tier, TierTable
-from scheduler import keys
 from scheduler.jobs import FUNCTION, Request
 
 
@@ -39,22 +38,17 @@ class Submitter:
         """Return the queued job; UnknownTier, or RedisError if it was not accepted."""
         policy = self._policy(tier)
         queue = Queue(policy.queue, connection=self.connection, serializer=JSONSerializer)
-        with self.connection.pipeline() as pipeline:
-            job = queue.enqueue_call(
-                FUNCTION,
-                args=(request,),
-                timeout=policy.limits.job_timeout_s,
-                result_ttl=policy.retention.result_ttl_s,
-                failure_ttl=policy.retention.failure_ttl_s,
-                description=f"{tier} {request['endpoint']}",
-                job_id=job_id,
-                meta={"tier": tier, "tenant": tenant, "metadata": metadata or {}},
-                retry=_retry(policy.retry),
-                pipeline=pipeline,
-            )
-            pipeline.publish(keys.wake(policy.queue), job.id)
-            pipeline.execute()
-        return job
+        return queue.enqueue_call(
+            FUNCTION,
+            args=(request,),
+            timeout=policy.limits.job_timeout_s,
+            result_ttl=policy.retention.result_ttl_s,
+            failure_ttl=policy.retention.failure_ttl_s,
+            description=f"{tier} {request['endpoint']}",
+            job_id=job_id,
+            meta={"tier": tier, "tenant": tenant, "metadata": metadata or {}},
+            retry=_retry(policy.retry),
+        )
 
     def _policy(self, tier: str) -> Tier:
         try:

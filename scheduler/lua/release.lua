@@ -12,7 +12,6 @@ for i = #ARGV - 2, 1, -3 do
     redis.call('ZREM', 'rq:executions:' .. job, execution)
     redis.call('HSET', 'rq:job:' .. job, 'status', 'queued', 'started_at', '', 'worker_name', '')
     redis.call('LPUSH', 'rq:queue:' .. queue, job)
-    redis.call('PUBLISH', 'slalom:wake:' .. queue, job)
     released = released + 1
   end
 end

@@ -51,6 +51,5 @@ for i = 1, #found, 2 do
     end
   end
 end
-if #requeued > 0 then redis.call('PUBLISH', 'slalom:wake:' .. queue, requeued[1]) end
 if #dead > 0 then redis.call('PUBLISH', 'slalom:ended', table.concat(dead, ' ')) end
 return {requeued, dead}

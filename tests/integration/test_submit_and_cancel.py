@@ -36,19 +36,6 @@ def test_the_prompt_is_not_in_the_jobs_description(submitter: Submitter) -> None
     assert job.description == "batch /v1/completions"
 
 
-def test_a_submission_is_announced(connection: Redis, submitter: Submitter) -> None:
-    listener = connection.pubsub(ignore_subscribe_messages=True)
-    listener.subscribe("slalom:wake:low")
-    listener.get_message(timeout=5)
-
-    job = submitter.submit(REQUEST, tier="batch")
-
-    message = listener.get_message(timeout=5)
-    assert message is not None
-    assert message["data"] == job.id.encode()
-    listener.close()
-
-
 def test_an_unknown_tier_is_refused(submitter: Submitter) -> None:
     with pytest.raises(UnknownTier):
         submitter.submit(REQUEST, tier="gold")
