@@ -25,9 +25,13 @@ def listener(url: str) -> Redis:
     return Redis.from_url(url, max_connections=2000, **_listener_options())
 
 
-def commands_like(connection: Redis) -> Redis:
-    """Return a client for ordinary commands to the server that `connection` talks to."""
-    return _like(connection, max_connections=200, **_command_options())
+def commands_like(connection: Redis, *, repeat: bool = True) -> Redis:
+    """Return a client for ordinary commands to the server that `connection` talks to.
+
+    Without `repeat` a command whose reply is lost fails at once, for callers that must know.
+    """
+    options = _command_options() if repeat else _command_options() | {"retry": _once()}
+    return _like(connection, max_connections=200, **options)
 
 
 def listener_like(connection: Redis) -> Redis:
@@ -54,5 +58,9 @@ def _listener_options() -> dict[str, Any]:
     return {
         "socket_timeout": None,
         "socket_connect_timeout": COMMAND_TIMEOUT_S,
-        "retry": Retry(NoBackoff(), 0),
+        "retry": _once(),
     }
+
+
+def _once() -> Retry:
+    return Retry(NoBackoff(), 0)

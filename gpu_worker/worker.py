@@ -139,8 +139,9 @@ class GPUWorker(Worker):
         self._engine = engine
         self._max_inflight = settings.max_inflight or int(engine.seats * BUFFER)
         self._redis_thread = ThreadPoolExecutor(2, thread_name_prefix="redis")
+        once = commands_like(self.connection, repeat=False)
         self._claims = Claims(
-            self._commands, self.name, self.queue_names(), settings.lease_s, self.serializer
+            once, self.name, self.queue_names(), settings.lease_s, self.serializer
         )
         self._finisher = Finisher(self, self._commands)
         tell = Callbacks(self._finisher.put, self._on_engine_death, self._on_left)

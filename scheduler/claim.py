@@ -2,16 +2,19 @@
 
 A claim grants a lease on each job; heartbeats renew it; `scheduler.rescue` takes the job back once
 it has expired. There is no instant in which a claimed job is in no list: leaving the queue and
-entering the started registry are one step inside Redis.
+entering the started registry are one step inside Redis. When the reply to a claim is lost, what it
+may have taken is found by the prefix of its executions and put back before the next claim; hence
+the client of `Claims` must not repeat commands by itself.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 from uuid import uuid4
 
 from redis import Redis
+from redis.exceptions import RedisError
 from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.utils import utcformat
@@ -40,9 +43,19 @@ class Claims:
     queues: Sequence[str]
     lease_s: float
     serializer: Any = JSONSerializer
+    _unanswered: set[str] = field(default_factory=set)
 
     def take(self, count: int) -> list[Claim]:
         """Return up to `count` jobs, started, high queues first."""
+        self._put_back_unanswered()
+        prefix = uuid4().hex[:24]
+        try:
+            return self._take(count, prefix)
+        except RedisError:
+            self._unanswered.add(prefix)
+            raise
+
+    def _take(self, count: int, prefix: str) -> list[Claim]:
         queue_keys = [key for q in self.queues for key in (keys.queue(q), keys.started(q))]
         now = datetime.now(UTC)
         reply = keys.script(self.connection, "claim")(
@@ -53,7 +66,7 @@ class Claims:
                 utcformat(now),
                 self.lease_s,
                 keys.RQ_GRACE_S,
-                uuid4().hex[:24],
+                prefix,
             ],
         )
         return [self._claim(entry, now) for entry in reply]
@@ -64,6 +77,21 @@ class Claims:
         job = Job(_text(job_id), connection=self.connection, serializer=self.serializer)
         job.restore(dict(zip(fields[::2], fields[1::2], strict=True)))
         return Claim(job, _text(execution), self.queues[cast(int, place) - 1], now)
+
+    def _put_back_unanswered(self) -> None:
+        """Release what earlier claims took and never told us of."""
+        while self._unanswered:
+            prefix = next(iter(self._unanswered))
+            for queue in self.queues:
+                self._release([(queue, *ids) for ids in self._executions(queue, prefix)])
+            self._unanswered.discard(prefix)
+
+    def _executions(self, queue: str, prefix: str) -> list[tuple[str, str]]:
+        """Return job and execution ids of `queue`, claimed under `prefix`, in their order."""
+        members = self.connection.zrange(keys.started(queue), 0, -1)
+        split = (_text(member).rpartition(":") for member in members)
+        ours = [(job, execution) for job, _, execution in split if execution.startswith(prefix)]
+        return sorted(ours, key=lambda ids: ids[1])
 
     def renew(self, claims: Sequence[Claim]) -> list[Verdict]:
         """Extend the leases; 'lost': another may run the job; 'stop': its caller cancelled it."""
@@ -76,7 +104,11 @@ class Claims:
 
     def release(self, claims: Sequence[Claim]) -> int:
         """Put jobs back in front of their queues, uncharged; return how many were still ours."""
-        return int(keys.script(self.connection, "release")(args=_flat(claims))) if claims else 0
+        return self._release([(c.queue, c.job.id, c.execution_id) for c in claims])
+
+    def _release(self, executions: Sequence[tuple[str, str, str]]) -> int:
+        args = [part for execution in executions for part in execution]
+        return int(keys.script(self.connection, "release")(args=args)) if args else 0
 
 
 def _flat(claims: Sequence[Claim]) -> list[str]:

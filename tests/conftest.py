@@ -100,7 +100,7 @@ class StartWorker(Protocol):
 
 
 @pytest.fixture
-def start_worker(redis_url: str, connection: Redis, tmp_path: Path) -> Iterator[StartWorker]:
+def start_worker(redis_url: str, tmp_path: Path) -> Iterator[StartWorker]:
     started: list[RunningWorker] = []
 
     def start(*arguments: str, **environment: str) -> RunningWorker:
@@ -115,7 +115,7 @@ def start_worker(redis_url: str, connection: Redis, tmp_path: Path) -> Iterator[
         worker = RunningWorker(process, name, log)
         started.append(worker)
         if "--burst" not in arguments:
-            until(lambda: connection.exists(f"rq:worker:{name}") or process.poll() is not None)
+            until(lambda: "worker ready" in worker.log or process.poll() is not None)
         return worker
 
     yield start

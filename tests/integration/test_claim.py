@@ -2,8 +2,11 @@
 
 import threading
 from collections import Counter
+from typing import Any
 
+import pytest
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from rq import Queue
 from rq.job import Job, JobStatus
 from rq.registry import StartedJobRegistry
@@ -149,3 +152,28 @@ def test_an_id_that_stands_in_the_queue_twice_is_run_once(
 
     assert ids(taken) == [job_id]
     assert connection.zcard(keys.started("low")) == 1
+
+
+def test_what_a_claim_took_whose_reply_was_lost_is_put_back_in_order_uncharged(
+    connection: Redis, submitter: Submitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted = submit(submitter, "batch", 5)
+    claims = claims_of(connection)
+    evalsha = Redis.evalsha
+
+    def without_reply(self: Redis, *args: Any) -> None:
+        evalsha(self, *args)
+        raise RedisConnectionError("the reply was lost")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Redis, "evalsha", without_reply)
+        keys.script(connection, "claim")  # its first use loads it
+        with pytest.raises(RedisConnectionError):
+            claims.take(3)
+    assert connection.zcard(keys.started("low")) == 3
+
+    taken = claims.take(5)
+
+    assert ids(taken) == submitted
+    assert connection.zcard(keys.started("low")) == 5
+    assert connection.hget(taken[0].job.key, "worker_deaths") is None
