@@ -10,7 +10,7 @@ A call gives the sentence and `extra={"event": …, …}`; everything in `extra`
 import logging
 import time
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_FORMATTED = {"message": None, "asctime": None, "taskName": None}
 
 
 class LineFormatter(logging.Formatter):
@@ -23,7 +23,9 @@ class LineFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
         """Return the line of `record`, its extra fields last."""
-        extra = (f"{k}={_value(v)}" for k, v in vars(record).items() if k not in _STANDARD)
+        standard = vars(logging.makeLogRecord({}))  # libraries may add to every record
+        given = ((k, v) for k, v in vars(record).items() if k not in standard | _FORMATTED)
+        extra = (f"{k}={_value(v)}" for k, v in given)
         return " ".join([super().formatMessage(record), *extra])
 
 
