@@ -10,6 +10,7 @@ from flask import Flask, Response
 
 from api import access_log, problems
 from api.context import Context
+from api.dead_letters import DeadLetterRoutes
 from api.jobs import Jobs
 from api.operations import Operations
 from config import logs
@@ -26,6 +27,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     problems.register(app)
     access_log.register(app)
     app.register_blueprint(Jobs(context).blueprint())
+    app.register_blueprint(DeadLetterRoutes(context).blueprint())
     app.register_blueprint(Operations(context).blueprint())
     app.after_request(_secure)
     app.extensions["slalom"] = context

@@ -62,6 +62,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask("api.dashboard", static_folder=static)
     connection = connections.commands(settings.redis)
     app.extensions[dashboard_views.CONNECTION] = connection
+    app.extensions[dashboard_views.TIERS] = settings.tiers()
     app.redis_conn = connection  # type: ignore[attr-defined]  # where upstream looks for it
     app.config["RQ_DASHBOARD_REDIS_URL"] = (mask_url(settings.redis),)
     problems.register(app)

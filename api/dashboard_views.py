@@ -2,7 +2,7 @@
 
     serializer   jobs are read and requeued as JSON; upstream writes their meta back as a pickle
     tolerance    a record that is no JSON, or a job that is gone, spoils no list
-    requeue      starts the count of worker deaths anew
+    requeue      is the replay of scheduler.dead_letters
     compact      drops dead ids where they are; upstream empties the queue while it looks for them
     connection   the application's client; upstream makes a new one for every request
     escaping     what models and callers wrote is text; upstream puts it into the page as HTML
@@ -19,15 +19,20 @@ from flask import Response, current_app
 from redis import Redis
 from rq import Queue, Worker
 from rq.exceptions import NoSuchJobError
-from rq.job import Job, JobStatus
+from rq.job import Job
 from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq_dashboard import web
 
 from api.problems import NotRequeueable
+from scheduler.dead_letters import DeadLetters, NotDeadLetter, NotReplayable
+from scheduler.jobs import UnknownJob
 
 CONNECTION = "slalom_dashboard_connection"
 """Where the application keeps its client, in `app.extensions`."""
+
+TIERS = "slalom_dashboard_tiers"
+"""Where it keeps the SLA table."""
 
 
 class JsonJob(Job):
@@ -97,15 +102,14 @@ class JsonWorker(Worker):
 
 
 def requeue(job_id: str, connection: Redis) -> Job:
-    """Put a failed job back into its queue; NotRequeueable if it is not failed, or not JSON."""
-    job = JsonJob.fetch(job_id, connection)
-    if job.get_status(refresh=False) != JobStatus.FAILED:
-        raise NotRequeueable("only a failed job can be requeued")
-    if "unserialized" in job.meta:
-        raise NotRequeueable("the meta of the job is not JSON; requeueing would destroy it")
-    connection.hdel(job.key, "worker_deaths", "stop_requested")
-    job.requeue()
-    return job
+    """Replay a dead letter; NotRequeueable if it is none, or not JSON."""
+    letters = DeadLetters(connection, current_app.extensions[TIERS])
+    try:
+        return letters.replay(job_id)
+    except UnknownJob as error:
+        raise NoSuchJobError(job_id) from error
+    except (NotDeadLetter, NotReplayable) as error:
+        raise NotRequeueable(str(error)) from error
 
 
 def correct() -> None:

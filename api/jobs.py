@@ -9,7 +9,8 @@ wait, the answer is the job as it was submitted.
 """
 
 import logging
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from http import HTTPStatus
 from uuid import uuid4
@@ -59,7 +60,7 @@ class Jobs:
         """Accept a job, and wait for its end if that is preferred."""
         settings = self.context.settings
         wait_s = prefer.wait_s(request.headers.get("Prefer"), most_s=settings.max_wait_s)
-        wanted = JobRequest.parse(_json_body(settings.max_body_bytes), self.context.tiers)
+        wanted = JobRequest.parse(json_body(settings.max_body_bytes), self.context.tiers)
         model = self._model(wanted)
         job_id = str(uuid4())
         with self.context.waiters.expect(job_id) if wait_s else nullcontext() as ended:
@@ -67,17 +68,17 @@ class Jobs:
             if ended:
                 ended.wait(wait_s)
         if not wait_s:
-            return _accepted(_body(job), applied=wait_s)
+            return _accepted(job_body(job), applied=wait_s)
         return _accepted(self._latest(job), applied=wait_s if ended else None)
 
     def show(self, job_id: str) -> Response:
         """Show a job."""
-        return _answer(_body(self._fetch(job_id)))
+        return _answer(job_body(self._fetch(job_id)))
 
     def cancel(self, job_id: str) -> Response:
         """Cancel a job: a waiting one never runs, a running one is stopped by its worker."""
         outcome = cancel.cancel(self.context.connection, self._fetch(job_id))
-        body = _body(self._fetch(job_id))
+        body = job_body(self._fetch(job_id))
         if outcome == "ended":
             raise JobEnded(f"the job is {body.status}: there is nothing left to cancel")
         extra = {"event": "job.cancel", "job_id": job_id, "outcome": outcome}
@@ -113,18 +114,17 @@ class Jobs:
     def _latest(self, job: Job) -> JobBody:
         """Return what is known of an accepted job by now."""
         try:
-            return _body(self._fetch(job.id))
+            return job_body(self._fetch(job.id))
         except REDIS_DOWN:
-            return _body(job)
+            return job_body(job)
 
     def _fetch(self, job_id: str) -> Job:
-        try:
+        with readable(job_id):
             return jobs.fetch(self.context.connection, job_id)
-        except _CORRUPT as error:
-            raise _unreadable(job_id, error) from error
 
 
-def _json_body(max_bytes: int) -> bytes:
+def json_body(max_bytes: int) -> bytes:
+    """Return the body of the request, if it is JSON and not too large."""
     if not request.is_json:
         raise NotJson("send the body as `Content-Type: application/json`")
     request.max_content_length = max_bytes + 1  # Flask cuts a chunked body there, without a word
@@ -141,12 +141,19 @@ def _too_large(max_bytes: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body may have {max_bytes} bytes at most")
 
 
-def _body(job: Job) -> JobBody:
+def job_body(job: Job) -> JobBody:
     """Return `job` as it was fetched, with its latest result."""
-    try:
+    with readable(job.id):
         return JobBody.of(jobs.view(job), status_url=_url(job.id))
+
+
+@contextmanager
+def readable(job_id: str) -> Iterator[None]:
+    """Turn what reading a foreign or damaged record raises into JobUnreadable."""
+    try:
+        yield
     except _CORRUPT as error:
-        raise _unreadable(job.id, error) from error
+        raise _unreadable(job_id, error) from error
 
 
 def _unreadable(job_id: str, error: Exception) -> JobUnreadable:

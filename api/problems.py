@@ -8,6 +8,7 @@
     ├── JobNotFound             404     job_not_found
     ├── JobEnded                409     job_ended               final
     ├── NotRequeueable          409     not_requeueable         final
+    ├── NoDeadLetter            409     not_dead_letter         final
     ├── BodyTooLarge            413     body_too_large
     ├── NotJson                 415     not_json
     ├── Invalid                 422     invalid_request
@@ -132,6 +133,14 @@ class NotRequeueable(Problem):
 
     status, code = HTTPStatus.CONFLICT, "not_requeueable"
     title = "The job cannot be requeued"
+    headers = _FINAL
+
+
+class NoDeadLetter(Problem):
+    """The job is not failed, so it can be neither replayed nor purged."""
+
+    status, code = HTTPStatus.CONFLICT, "not_dead_letter"
+    title = "The job is no dead letter"
     headers = _FINAL
 
 

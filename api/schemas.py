@@ -76,7 +76,7 @@ class JobRequest(_Strict):
         try:
             request = cls.model_validate_json(body)
         except ValidationError as error:
-            raise _problem(error) from None
+            raise problem_of(error) from None
         if faults := [*request._faults(tiers)]:
             raise Invalid(faults)
         return request
@@ -104,7 +104,7 @@ class JobRequest(_Strict):
         return {"endpoint": endpoint, "body": {"model": model, **given}}
 
 
-def _problem(error: ValidationError) -> Invalid | MalformedJson:
+def problem_of(error: ValidationError) -> Invalid | MalformedJson:
     """Return the problem that `error` is, without the input that pydantic adds to it."""
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     if faults[0]["type"] == "json_invalid":

@@ -1,7 +1,8 @@
 """The GPU worker: RQ's worker, made concurrent, around one inference engine.
 
-worker       claims, keeps the engine full, heartbeats, drains
+worker       what RQ sees: start, record, heartbeat, commands, drain
 inference    one job: request in, ending out
+claiming     keeps the engine full
 inflight     the jobs that run now
 doorbell     an idle worker learns of a job
 callables    any other function a job names

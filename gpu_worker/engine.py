@@ -10,7 +10,7 @@ it is. `VLLMEngine` and `SimEngine` pass the same contract tests.
     EngineStartError       the engine cannot start: one line says why
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Protocol
@@ -93,7 +93,7 @@ class Engine(Protocol):
         """Return a ready engine; EngineStartError with one clear line if it cannot be had."""
         ...
 
-    def run(self, request: Request, *, job_id: str, priority: int) -> AsyncIterator[Event]:
+    def run(self, request: Request, *, job_id: str, priority: int) -> AsyncGenerator[Event]:
         """Yield the request's events, a Response last; closing the iterator aborts the request."""
         ...
 

@@ -94,7 +94,7 @@ async def _run(job: Job, runner: Runner) -> Ending:
 async def _infer(job: Job, engine: Engine, tiers: TierTable) -> dict[str, Any]:
     """Return the OpenAI response, the instant of the first token noted in `job.meta`."""
     events = engine.run(request_of(job), job_id=job.id, priority=_priority(job, tiers))
-    async with aclosing(events):  # type: ignore[type-var]
+    async with aclosing(events):
         async for event in events:
             match event:
                 case FirstToken(at):

@@ -10,7 +10,7 @@ import heapq
 import itertools
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -63,7 +63,7 @@ class SimEngine:
         """Return a ready engine."""
         return cls(model=settings.served_model)
 
-    async def run(self, request: Request, *, job_id: str, priority: int) -> AsyncIterator[Event]:
+    async def run(self, request: Request, *, job_id: str, priority: int) -> AsyncGenerator[Event]:
         """Yield the events of `request`."""
         sequence = self._sequence(request)
         heapq.heappush(self._waiting, (priority, next(self._arrivals), sequence))

@@ -15,7 +15,7 @@ import os
 import shlex
 import shutil
 from argparse import Namespace
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -91,7 +91,7 @@ class VLLMEngine:
         _settle()
         return cls(llm, state, settings.served_model)
 
-    async def run(self, request: Request, *, job_id: str, priority: int) -> AsyncIterator[Event]:
+    async def run(self, request: Request, *, job_id: str, priority: int) -> AsyncGenerator[Event]:
         """Yield the events of `request`."""
         parse, serve = self._endpoint(request["endpoint"])
         body = {**request["body"], "priority": priority, "request_id": job_id, "stream": False}

@@ -19,7 +19,6 @@ import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 from redis.client import Pipeline
@@ -33,46 +32,21 @@ from config import logs
 from config.connections import commands_like, listener_like
 from config.settings import Settings, SettingsError, load
 from gpu_worker.callables import Callables
-from gpu_worker.doorbell import Doorbell
+from gpu_worker.claiming import BUFFER, Claiming, Until
 from gpu_worker.engine import Engine, EngineDead, EngineStartError
-from gpu_worker.finish import FIRST_PAUSE_S, LONGEST_PAUSE_S, UNAVAILABLE, Finisher
+from gpu_worker.finish import UNAVAILABLE, Finisher
 from gpu_worker.inference import Runner
 from gpu_worker.inflight import Callbacks, Inflight
 from gpu_worker.start import start_engine
 from scheduler import models
-from scheduler.claim import Claim, Claims
+from scheduler.claim import Claims
 from scheduler.starting import announced
 
 logger = logging.getLogger(__name__)
 
-FIRST_POLL_S, LONGEST_POLL_S = 0.001, 0.25
-"""Pauses after claims that found nothing where a job stands, as while RQ is suspended."""
-BUFFER = 2.0
-"""Jobs held per seat: some must wait inside the engine, or seats stand empty between two jobs."""
 MAX_THREADS = 64
 """Plain functions that run at a time; coroutine functions and inference need no thread."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
-@dataclass(frozen=True, slots=True)
-class _Until:
-    """What ends the work besides a signal: RQ's `--burst`, `--max-jobs`, `--max-idle-time`."""
-
-    burst: bool
-    max_jobs: int | None
-    max_idle_s: float | None
-
-    def room(self, free: int, num_claimed: int) -> int:
-        """Return how many jobs may be claimed now."""
-        return free if self.max_jobs is None else min(free, self.max_jobs - num_claimed)
-
-    def reached(self, num_claimed: int) -> bool:
-        """Whether enough jobs were claimed."""
-        return self.max_jobs is not None and num_claimed >= self.max_jobs
-
-    def idle(self, idle_s: float) -> bool:
-        """Whether a worker without jobs, waiting or in flight, may leave."""
-        return self.burst or (self.max_idle_s is not None and idle_s >= self.max_idle_s)
 
 
 class GPUWorker(Worker):
@@ -85,7 +59,6 @@ class GPUWorker(Worker):
         super().__init__(*args, **kwargs)
         for queue in self.queues:
             queue.serializer = self.serializer
-        self._num_claimed = 0
         self._engine_died = False
 
     def work(
@@ -114,12 +87,13 @@ class GPUWorker(Worker):
         for signum in SIGNALS:
             signal.signal(signum, lambda *_: sys.exit(0))  # until something is in flight
         with asyncio.Runner() as runner:
-            runner.run(self._work(settings, _Until(burst, max_jobs, max_idle_time)))
+            worked = runner.run(self._work(settings, Until(burst, max_jobs, max_idle_time)))
         if self._engine_died:
             sys.exit("the engine died; its jobs go to the next worker once their leases expire")
-        return self._num_claimed > 0
+        return worked
 
-    async def _work(self, settings: Settings, until: _Until) -> None:
+    async def _work(self, settings: Settings, until: Until) -> bool:
+        """Return whether any job was claimed."""
         self._commands = commands_like(self.connection)
         try:
             with announced(self._commands, self.name, self.queue_names()):
@@ -129,28 +103,37 @@ class GPUWorker(Worker):
         try:
             self._prepare(settings, engine)
             await self._serve(settings, until)
+            return self._claiming.num_claimed > 0
         finally:
             await engine.stop()
 
     def _prepare(self, settings: Settings, engine: Engine) -> None:
         """Make what the work needs, on the running loop."""
         self._loop = asyncio.get_running_loop()
-        self._wake, self._draining, self._forced = (asyncio.Event() for _ in range(3))
+        self._forced = asyncio.Event()
+        self._is_draining = False
         self._engine = engine
         self._max_inflight = settings.max_inflight or int(engine.seats * BUFFER)
-        self._redis_thread = ThreadPoolExecutor(2, thread_name_prefix="redis")
+        self._redis_thread = ThreadPoolExecutor(1, thread_name_prefix="redis")
         once = commands_like(self.connection, repeat=False)
         self._claims = Claims(
             once, self.name, self.queue_names(), settings.lease_s, self.serializer
         )
         self._finisher = Finisher(self, self._commands)
-        tell = Callbacks(self._finisher.put, self._on_engine_death, self._on_left)
+        tell = Callbacks(
+            self._finisher.put, self._on_engine_death, lambda: self._claiming.on_left()
+        )
         callables = Callables(threads=min(self._max_inflight, MAX_THREADS))
-        self._rung = False
-        self._doorbell = Doorbell(listener_like(self.connection), self.queue_names(), self._on_job)
         self._inflight = Inflight(Runner(engine, settings.tiers(), callables), tell)
+        self._claiming = Claiming(
+            self._claims,
+            self._inflight,
+            self._finisher,
+            most=self._max_inflight,
+            seats=engine.seats,
+        )
 
-    async def _serve(self, settings: Settings, until: _Until) -> None:
+    async def _serve(self, settings: Settings, until: Until) -> None:
         """Register, work, drain, say goodbye."""
         for signum in SIGNALS:
             self._loop.add_signal_handler(signum, self._on_signal, signum)
@@ -160,96 +143,20 @@ class GPUWorker(Worker):
             self._loop.create_task(self._heartbeats(settings.lease_s / 3)),
         ]
         try:
-            await self._claim_jobs(until)
-            await self._drain(settings.drain_s if self._draining.is_set() else None)
+            await self._claiming.run(until, listener_like(self.connection))
+            await self._drain(settings.drain_s if self._is_draining else None)
         finally:
-            self._doorbell.stop()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self.teardown()
 
-    @property
-    def num_inflight(self) -> int:
-        """Jobs claimed and not ended."""
-        return len(self._inflight)
-
-    # Claiming
-
-    async def _claim_jobs(self, until: _Until) -> None:
-        """Keep the engine full until draining, or until `until` says that it is enough."""
-        busy_at, pause_s = time.monotonic(), FIRST_POLL_S
-        while not self._draining.is_set() and not until.reached(self._num_claimed):
-            self._wake.clear()
-            room = until.room(self._free(), self._num_claimed)
-            claims = await self._claim(room) if room else []
-            for claim in claims:
-                self._num_claimed += 1
-                self._inflight.launch(claim)
-            if self._inflight:
-                busy_at = time.monotonic()
-            elif self._finisher.num_unwritten:
-                await self._finisher.settle()  # what it writes may put new jobs into our queues
-                continue
-            elif until.idle(time.monotonic() - busy_at):
-                return
-            if self._rung and room and not claims:
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, LONGEST_POLL_S)
-            else:
-                pause_s = FIRST_POLL_S
-            self._rung = False
-            await self._until_woken(listen=len(claims) < room)
-
-    def _free(self) -> int:
-        """Return how many more jobs to hold; none while as many results wait for Redis."""
-        if self._finisher.num_unwritten > self._max_inflight:
-            return 0
-        return self._max_inflight - len(self._inflight)
-
-    async def _claim(self, room: int) -> list[Claim]:
-        """Return up to `room` jobs, however long Redis is away."""
-        pause_s = FIRST_PAUSE_S
-        while not self._draining.is_set():
-            try:
-                claims: list[Claim] = await self._in_thread(self._claims.take, room)
-                return claims
-            except UNAVAILABLE as error:
-                extra = {"event": "claim.waiting", "error": error}
-                logger.warning("claiming waits for Redis", extra=extra)
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-        return []
-
-    async def _until_woken(self, *, listen: bool) -> None:
-        """Wait for a job (if `listen`), a seat to come free, the drain, or a second."""
-        if listen:
-            self._doorbell.arm()
-        try:
-            async with asyncio.timeout(1.0):
-                await self._wake.wait()
-        except TimeoutError:
-            return
-
-    def _on_job(self) -> None:
-        """Claim: the doorbell rang, in a thread of its own."""
-        self._loop.call_soon_threadsafe(self._on_ring)
-
-    def _on_ring(self) -> None:
-        self._rung = True
-        self._wake.set()
-
-    def _on_left(self) -> None:
-        """Claim again when half of the buffer is used up: fewer claims, and no empty seat."""
-        room = self._max_inflight - len(self._inflight)
-        if room >= max(1, (self._max_inflight - self._engine.seats) // 2):
-            self._wake.set()
-
     def _on_engine_death(self, error: EngineDead) -> None:
         if not self._engine_died:
             logger.error("engine died", extra={"event": "engine.died", "error": error})
         self._engine_died = True
-        self._draining.set()
+        self._is_draining = True
+        self._claiming.stop()
         self._forced.set()
 
     # The worker's record in RQ
@@ -334,13 +241,13 @@ class GPUWorker(Worker):
             super().handle_payload(message)
 
     def _on_signal(self, signum: signal.Signals) -> None:
-        if self._draining.is_set():
+        if self._is_draining:
             self._forced.set()
         name = signal.Signals(signum).name
         extra = {"event": "worker.draining", "signal": name, "inflight": len(self._inflight)}
         logger.info("worker draining", extra=extra)
-        self._draining.set()
-        self._wake.set()
+        self._is_draining = True
+        self._claiming.stop()
 
     async def _drain(self, drain_s: float | None) -> None:
         """Finish what is in flight for up to `drain_s` (None: however long), hand back the rest."""

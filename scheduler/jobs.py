@@ -16,7 +16,6 @@ from typing import Any, Literal, TypedDict
 from redis import Redis
 from rq.exceptions import NoSuchJobError
 from rq.job import Job, JobStatus
-from rq.results import Result
 from rq.serializers import JSONSerializer
 
 FUNCTION = "gpu_worker.generate"
@@ -90,6 +89,7 @@ def view(job: Job) -> JobView:
     """Return what may be said of `job` as it was fetched; reads its latest result."""
     status = STATUS[job.get_status(refresh=False)]
     result = job.latest_result() if status in {"succeeded", "failed"} else None
+    text = result.exc_string if result else None
     meta = job.meta or {}
     return JobView(
         id=job.id,
@@ -104,7 +104,7 @@ def view(job: Job) -> JobView:
         finished_at=job.ended_at if status in ENDED else None,
         request=_request(job),
         response=result.return_value if result and status == "succeeded" else None,
-        failure=_failure(meta, result) if status == "failed" else None,
+        failure=failure(meta, text) if status == "failed" else None,
         metadata=meta.get("metadata") or {},
     )
 
@@ -121,12 +121,15 @@ def _request(job: Job) -> Request | None:
     return request
 
 
-def _failure(meta: dict[str, Any], result: Result | None) -> Failure:
-    """Return the recorded failure, else the last line of RQ's text: never a traceback."""
+def failure(meta: dict[str, Any], text: str | None) -> Failure:
+    """Return the cause in `meta`, else the last line of RQ's `text`: never a traceback.
+
+    A worker's death comes first: what `meta` says is then of an earlier attempt.
+    """
+    lines = (text or "").strip().splitlines()
+    if lines and lines[-1].startswith(WORKER_DIED):
+        return Failure(code="worker_died", message=lines[-1])
     if recorded := meta.get("failure"):
         return Failure(code=recorded["code"], message=recorded["message"])
-    lines = (result.exc_string or "").strip().splitlines() if result else []
-    if not lines:
-        return Failure(code="job_failed", message="the job failed without a message")
-    died = lines[-1].startswith(WORKER_DIED)
-    return Failure(code="worker_died" if died else "job_failed", message=lines[-1])
+    last = lines[-1] if lines else "the job failed without a message"
+    return Failure(code="job_failed", message=last)

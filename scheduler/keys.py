@@ -52,6 +52,11 @@ def started(name: str) -> str:
     return f"rq:wip:{name}"
 
 
+def failed(name: str) -> str:
+    """Return the key of RQ's failed registry of a queue."""
+    return f"rq:failed:{name}"
+
+
 def worker(name: str) -> str:
     """Return the key of RQ's worker record."""
     return f"rq:worker:{name}"

@@ -6,7 +6,7 @@ start takes half a minute.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime
 
@@ -172,8 +172,8 @@ def test_closing_the_events_aborts_the_request(run: Run) -> None:
 
 def test_a_stream_that_is_closed_early_leaves_nothing_behind(run: Run) -> None:
     async def check(engine: Engine) -> None:
-        stream: AsyncIterator[object] = engine.run(completion("1+1="), job_id="x", priority=0)
-        async with aclosing(stream) as opened:  # type: ignore[type-var]
+        stream = engine.run(completion("1+1="), job_id="x", priority=0)
+        async with aclosing(stream) as opened:
             await anext(opened)
 
         await response(engine, completion("2+2="), "next")

@@ -1,0 +1,150 @@
+"""Claiming: keep the engine full, and take a job at the instant at which it comes.
+
+The worker holds `BUFFER` jobs per seat of the engine: jobs of one length end together, and without
+others that wait inside the engine its seats would stand empty until the next claim. It claims when
+half of that buffer is used up, and when the doorbell rings.
+"""
+
+import asyncio
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from redis import Redis
+
+from gpu_worker.doorbell import Doorbell
+from gpu_worker.finish import FIRST_PAUSE_S, LONGEST_PAUSE_S, UNAVAILABLE, Finisher
+from gpu_worker.inflight import Inflight
+from scheduler.claim import Claim, Claims
+
+logger = logging.getLogger(__name__)
+
+BUFFER = 2.0
+FIRST_POLL_S, LONGEST_POLL_S = 0.001, 0.25
+"""Pauses after claims that found nothing where a job stands, as while RQ is suspended."""
+LONGEST_WAIT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """What ends the work besides a signal: RQ's `--burst`, `--max-jobs`, `--max-idle-time`."""
+
+    burst: bool
+    max_jobs: int | None
+    max_idle_s: float | None
+
+    def room(self, free: int, num_claimed: int) -> int:
+        """Return how many jobs may be claimed now."""
+        return free if self.max_jobs is None else min(free, self.max_jobs - num_claimed)
+
+    def reached(self, num_claimed: int) -> bool:
+        """Whether enough jobs were claimed."""
+        return self.max_jobs is not None and num_claimed >= self.max_jobs
+
+    def idle(self, idle_s: float) -> bool:
+        """Whether a worker without jobs, waiting or in flight, may leave."""
+        return self.burst or (self.max_idle_s is not None and idle_s >= self.max_idle_s)
+
+
+class Claiming:
+    """The loop that claims, on the worker's event loop."""
+
+    def __init__(
+        self, claims: Claims, inflight: Inflight, finisher: Finisher, *, most: int, seats: int
+    ) -> None:
+        self._claims = claims
+        self._inflight = inflight
+        self._finisher = finisher
+        self._most = most
+        self._refill = max(1, (most - seats) // 2)
+        self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="claim")
+        self._wake = asyncio.Event()
+        self._rung = False
+        self._stopped = False
+        self.num_claimed = 0
+
+    async def run(self, until: Until, listener: Redis) -> None:
+        """Claim until stopped, or until `until` says that it is enough."""
+        doorbell = Doorbell(listener, self._claims.queues, self._on_job)
+        try:
+            await self._run(until, doorbell)
+        finally:
+            doorbell.stop()
+
+    def stop(self) -> None:
+        """Claim nothing more."""
+        self._stopped = True
+        self._wake.set()
+
+    def on_left(self) -> None:
+        """Claim again if half of the buffer is used up."""
+        if self._most - len(self._inflight) >= self._refill:
+            self._wake.set()
+
+    async def _run(self, until: Until, doorbell: Doorbell) -> None:
+        busy_at, pause_s = time.monotonic(), FIRST_POLL_S
+        while not self._stopped and not until.reached(self.num_claimed):
+            self._wake.clear()
+            room = until.room(self._free(), self.num_claimed)
+            num_claimed = await self._claim(room) if room else 0
+            if self._inflight:
+                busy_at = time.monotonic()
+            elif self._finisher.num_unwritten:
+                await self._finisher.settle()  # what it writes may put new jobs into our queues
+                continue
+            elif until.idle(time.monotonic() - busy_at):
+                return
+            pause_s = await self._pause(pause_s) if self._rung and not num_claimed else FIRST_POLL_S
+            self._rung = False
+            if num_claimed < room:
+                doorbell.arm()
+            await self._until_woken()
+
+    def _free(self) -> int:
+        """Return how many more jobs to hold; none while as many results wait for Redis."""
+        if self._finisher.num_unwritten > self._most:
+            return 0
+        return self._most - len(self._inflight)
+
+    async def _claim(self, room: int) -> int:
+        """Start up to `room` jobs and return how many, however long Redis is away."""
+        claims = await self._take(room)
+        for claim in claims:
+            self._inflight.launch(claim)
+        self.num_claimed += len(claims)
+        return len(claims)
+
+    async def _take(self, room: int) -> list[Claim]:
+        pause_s = FIRST_PAUSE_S
+        while not self._stopped:
+            try:
+                return await self._loop.run_in_executor(self._thread, self._claims.take, room)
+            except UNAVAILABLE as error:
+                extra = {"event": "claim.waiting", "error": error}
+                logger.warning("claiming waits for Redis", extra=extra)
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+        return []
+
+    async def _pause(self, pause_s: float) -> float:
+        """Let a job stand that cannot be claimed now; return the next, longer pause."""
+        await asyncio.sleep(pause_s)
+        return min(2 * pause_s, LONGEST_POLL_S)
+
+    async def _until_woken(self) -> None:
+        """Wait for a job, a seat that came free, the stop, or LONGEST_WAIT_S."""
+        try:
+            async with asyncio.timeout(LONGEST_WAIT_S):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _on_job(self) -> None:
+        """Claim: the doorbell rang, in a thread of its own."""
+        self._loop.call_soon_threadsafe(self._on_ring)
+
+    def _on_ring(self) -> None:
+        self._rung = True
+        self._wake.set()
