@@ -6,4 +6,5 @@ connections      the one factory of Redis clients
 embedded_redis   a real server on loopback where no REDIS_URL is given
 gunicorn, rq     the same settings in the form those programs read
 logs             one line per event
+daemon           what every process without a server does around its loop
 """

@@ -5,6 +5,7 @@ submit      tier -> queue, through RQ
 claim       a worker takes jobs, renews their leases, hands them back
 finish      a worker writes how its jobs ended
 cancel      a caller takes a job back
+dead_letters  what is parked for a person, with its command line
 rescue      jobs of dead workers go back to their queue, or become dead letters
 workers     who serves which queue
 starting    who soon will

@@ -8,8 +8,6 @@ python -m scheduler.maintenance
 """
 
 import logging
-import signal
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,8 +19,8 @@ from rq.registry import CanceledJobRegistry, FailedJobRegistry, FinishedJobRegis
 from rq.scheduler import RQScheduler
 from rq.serializers import JSONSerializer
 
-from config import connections, logs
-from config.settings import Settings, SettingsError, load
+from config import connections, daemon
+from config.settings import Settings
 from scheduler.rescue import rescue
 
 logger = logging.getLogger("scheduler.maintenance")
@@ -109,18 +107,5 @@ def run(settings: Settings, stop: threading.Event) -> None:
     maintenance.close()
 
 
-def _main() -> None:
-    try:
-        settings = load()
-        settings.tiers()
-    except SettingsError as error:
-        sys.exit(f"invalid configuration:\n{error}")
-    logs.configure(settings.log_level)
-    stop = threading.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(signum, lambda *_: stop.set())
-    run(settings, stop)
-
-
 if __name__ == "__main__":
-    _main()
+    daemon.main(run)

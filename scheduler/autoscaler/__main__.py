@@ -5,9 +5,7 @@ autoscaler adopts them by their records.
 """
 
 import logging
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -16,8 +14,8 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
-from config import connections, logs
-from config.settings import Settings, SettingsError, load
+from config import connections, daemon
+from config.settings import Settings
 from config.tiers import Autoscale, TierTable
 from scheduler import workers
 from scheduler.autoscaler.local_pool import LocalPool, PoolWorker
@@ -154,18 +152,5 @@ def run(settings: Settings, stop: threading.Event) -> None:
     autoscaler.close(settings.drain_s)
 
 
-def _main() -> None:
-    try:
-        settings = load()
-        settings.tiers()
-    except SettingsError as error:
-        sys.exit(f"invalid configuration:\n{error}")
-    logs.configure(settings.log_level)
-    stop = threading.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(signum, lambda *_: stop.set())
-    run(settings, stop)
-
-
 if __name__ == "__main__":
-    _main()
+    daemon.main(run)
