@@ -24,7 +24,6 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from api import prefer
 from api.context import Context
 from api.problems import (
-    REDIS_DOWN,
     BodyTooLarge,
     Invalid,
     JobEnded,
@@ -33,6 +32,7 @@ from api.problems import (
     RedisUnavailable,
 )
 from api.schemas import JobBody, JobRequest
+from config.connections import UNAVAILABLE
 from scheduler import cancel, jobs, models
 from scheduler.jobs import ENDED
 
@@ -104,7 +104,7 @@ class Jobs:
             job = self.context.submitter.submit(
                 wanted.openai(model), tier=tier, metadata=wanted.metadata, job_id=job_id
             )
-        except REDIS_DOWN as error:
+        except UNAVAILABLE as error:
             text = "Redis did not answer; the job may have been accepted: look before sending again"
             raise RedisUnavailable(text, instance=_url(job_id)) from error
         extra = {"event": "job.accepted", "job_id": job.id, "tier": tier, "queue": job.origin}
@@ -115,7 +115,7 @@ class Jobs:
         """Return what is known of an accepted job by now."""
         try:
             return job_body(self._fetch(job.id))
-        except REDIS_DOWN:
+        except UNAVAILABLE:
             return job_body(job)
 
     def _fetch(self, job_id: str) -> Job:

@@ -31,20 +31,12 @@ from http import HTTPStatus
 from typing import Any, ClassVar, TypedDict
 
 from flask import Flask, Response
-from redis import exceptions as redis_errors
 from werkzeug.exceptions import HTTPException
 
+from config.connections import UNAVAILABLE
 from scheduler.jobs import UnknownJob
 
 logger = logging.getLogger(__name__)
-
-REDIS_DOWN = (
-    redis_errors.ConnectionError,
-    redis_errors.TimeoutError,
-    redis_errors.ReadOnlyError,
-    redis_errors.OutOfMemoryError,
-)
-"""Redis is away, loading, read-only or full: it will pass, unlike other errors of Redis."""
 
 RETRY_AFTER_S = 1
 
@@ -212,7 +204,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(Problem, _respond)
     app.register_error_handler(HTTPException, _from_werkzeug)
     app.register_error_handler(UnknownJob, job_not_found)
-    for error in REDIS_DOWN:
+    for error in UNAVAILABLE:
         app.register_error_handler(error, _redis_down)
     app.register_error_handler(Exception, _unforeseen)
 

@@ -9,10 +9,19 @@ kinds, made only here.
 from typing import Any
 
 from redis import Redis
+from redis import exceptions as redis_errors
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.retry import Retry
 
 COMMAND_TIMEOUT_S = 3.0
+
+UNAVAILABLE = (
+    redis_errors.ConnectionError,
+    redis_errors.TimeoutError,
+    redis_errors.ReadOnlyError,
+    redis_errors.OutOfMemoryError,
+)
+"""Redis is away, loading, read-only or full: it will pass, unlike other errors of Redis."""
 
 
 def commands(url: str) -> Redis:

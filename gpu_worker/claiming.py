@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from redis import Redis
 
+from config.connections import UNAVAILABLE
 from gpu_worker.doorbell import Doorbell
-from gpu_worker.finish import FIRST_PAUSE_S, LONGEST_PAUSE_S, UNAVAILABLE, Finisher
+from gpu_worker.finish import FIRST_PAUSE_S, LONGEST_PAUSE_S, Finisher
 from gpu_worker.inflight import Inflight
 from scheduler.claim import Claim, Claims
 

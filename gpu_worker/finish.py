@@ -13,13 +13,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 from rq import Queue, Retry
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.timeouts import TimerDeathPenalty
 
+from config.connections import UNAVAILABLE
 from gpu_worker.inference import Ending, Failed, Finished, Stopped
 from scheduler import keys
 from scheduler.claim import Claim
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-UNAVAILABLE = (RedisConnectionError, RedisTimeoutError)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 
 

@@ -29,12 +29,12 @@ from rq.serializers import DefaultSerializer, JSONSerializer, resolve_serializer
 from rq.worker import DequeueStrategy, WorkerStatus
 
 from config import logs
-from config.connections import commands_like, listener_like
+from config.connections import UNAVAILABLE, commands_like, listener_like
 from config.settings import Settings, SettingsError, load
 from gpu_worker.callables import Callables
 from gpu_worker.claiming import BUFFER, Claiming, Until
 from gpu_worker.engine import Engine, EngineDead, EngineStartError
-from gpu_worker.finish import UNAVAILABLE, Finisher
+from gpu_worker.finish import Finisher
 from gpu_worker.inference import Runner
 from gpu_worker.inflight import Callbacks, Inflight
 from gpu_worker.start import start_engine
@@ -59,7 +59,7 @@ class GPUWorker(Worker):
         super().__init__(*args, **kwargs)
         for queue in self.queues:
             queue.serializer = self.serializer
-        self._engine_died = False
+        self._failure = ""
 
     def work(
         self,
@@ -88,8 +88,8 @@ class GPUWorker(Worker):
             signal.signal(signum, lambda *_: sys.exit(0))  # until something is in flight
         with asyncio.Runner() as runner:
             worked = runner.run(self._work(settings, Until(burst, max_jobs, max_idle_time)))
-        if self._engine_died:
-            sys.exit("the engine died; its jobs go to the next worker once their leases expire")
+        if self._failure:
+            sys.exit(f"{self._failure}; its jobs go to the next worker once their leases expire")
         return worked
 
     async def _work(self, settings: Settings, until: Until) -> bool:
@@ -142,6 +142,8 @@ class GPUWorker(Worker):
             self._loop.create_task(self._finisher.run()),
             self._loop.create_task(self._heartbeats(settings.lease_s / 3)),
         ]
+        for task in tasks:
+            task.add_done_callback(self._on_task_end)
         try:
             await self._claiming.run(until, listener_like(self.connection))
             await self._drain(settings.drain_s if self._is_draining else None)
@@ -152,9 +154,19 @@ class GPUWorker(Worker):
             self.teardown()
 
     def _on_engine_death(self, error: EngineDead) -> None:
-        if not self._engine_died:
+        if not self._failure:
             logger.error("engine died", extra={"event": "engine.died", "error": error})
-        self._engine_died = True
+        self._fail("the engine died")
+
+    def _on_task_end(self, task: asyncio.Task[None]) -> None:
+        """End the worker if one of its own tasks ends: without it jobs would hang, unnoticed."""
+        if not task.cancelled() and (error := task.exception()):
+            extra = {"event": "worker.broken", "task": task.get_name()}
+            logger.error("worker broken", extra=extra, exc_info=error)
+            self._fail("the worker failed, see its log")
+
+    def _fail(self, failure: str) -> None:
+        self._failure = self._failure or failure
         self._is_draining = True
         self._claiming.stop()
         self._forced.set()
@@ -258,7 +270,9 @@ class GPUWorker(Worker):
         finishing.cancel()
         forced.cancel()
         rest = await self._inflight.drop_all()
-        if rest and not self._engine_died:
+        if self._failure:
+            return
+        if rest:
             released = await self._in_thread(self._claims.release, rest)
             logger.info("jobs handed back", extra={"event": "worker.released", "jobs": released})
         await self._finisher.settle()
