@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     )
     vllm_args: str = Field("", description="any flags of `vllm serve`, read by vLLM's own parser")
     max_inflight: int | None = Field(
-        None, ge=1, description="jobs one worker holds at a time; empty: 2 x the engine's seats"
+        None, ge=1, description="jobs one worker holds at a time; empty: 3 x the engine's seats"
     )
     lease_s: float = Field(30.0, ge=1, description="a worker silent for this long loses its jobs")
     drain_s: float = Field(

@@ -21,7 +21,7 @@ from scheduler.claim import Claim, Claims
 
 logger = logging.getLogger(__name__)
 
-BUFFER = 2.0
+BUFFER = 3.0
 FIRST_POLL_S, LONGEST_POLL_S = 0.001, 0.25
 """Pauses after claims that found nothing where a job stands, as while RQ is suspended."""
 LONGEST_WAIT_S = 1.0
