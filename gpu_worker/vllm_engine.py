@@ -158,10 +158,10 @@ def parse_flags(settings: Settings) -> Namespace:
     parser.error = refuse
     adder = ADDER_FLAGS if _is_adder(settings) else ()
     ours = ["--model", settings.model, "--served-model-name", settings.served_model, *FLAGS, *adder]
-    args = parser.parse_args([*ours, *shlex.split(settings.vllm_args)])
+    args: Namespace = parser.parse_args([*ours, *shlex.split(settings.vllm_args)])
     if args.scheduling_policy != "priority":
         refuse("--scheduling-policy must stay priority, or tiers would mean nothing in the engine")
-    return args  # type: ignore[no-any-return]
+    return args
 
 
 _first_token: ContextVar[list[datetime] | None] = ContextVar("_first_token", default=None)
