@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     max_inflight: int | None = Field(
         None, ge=1, description="jobs one worker holds at a time; empty: 3 x the engine's seats"
     )
+    step_timeout_s: float = Field(
+        120.0, gt=0, description="an engine with work and without a step for this long is restarted"
+    )
     lease_s: float = Field(30.0, ge=1, description="a worker silent for this long loses its jobs")
     drain_s: float = Field(
         50.0, ge=0, description="time a stopping worker has for its jobs in flight"

@@ -3,6 +3,9 @@
 The worker holds `BUFFER` jobs per seat of the engine: jobs of one length end together, and without
 others that wait inside the engine its seats would stand empty until the next claim. It claims when
 half of that buffer is used up, and when the doorbell rings.
+
+A suspect runs alone. While one stands in front of a queue, only queues before it are claimed from,
+so that the worker empties and takes the suspect; after PATIENCE_S not even those.
 """
 
 import asyncio
@@ -10,6 +13,7 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from redis import Redis
 
@@ -25,6 +29,8 @@ BUFFER = 3.0
 FIRST_POLL_S, LONGEST_POLL_S = 0.001, 0.25
 """Pauses after claims that found nothing where a job stands, as while RQ is suspended."""
 LONGEST_WAIT_S = 1.0
+PATIENCE_S = 10.0
+"""How long a suspect yields to jobs of queues before its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,8 @@ class Claiming:
         self._wake = asyncio.Event()
         self._rung = False
         self._stopped = False
+        self._paused = False
+        self._closed_at: float | None = None
         self.num_claimed = 0
 
     async def run(self, until: Until, listener: Redis) -> None:
@@ -79,9 +87,18 @@ class Claiming:
         self._stopped = True
         self._wake.set()
 
+    def pause(self) -> None:
+        """Claim nothing until `resume`."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Claim again."""
+        self._paused = False
+        self._wake.set()
+
     def on_left(self) -> None:
-        """Claim again if half of the buffer is used up."""
-        if self._most - len(self._inflight) >= self._refill:
+        """Claim again if half of the buffer is used up, or nothing is left."""
+        if not self._inflight or self._most - len(self._inflight) >= self._refill:
             self._wake.set()
 
     async def _run(self, until: Until, doorbell: Doorbell) -> None:
@@ -90,7 +107,7 @@ class Claiming:
             self._wake.clear()
             room = until.room(self._free(), self.num_claimed)
             num_claimed = await self._claim(room) if room else 0
-            if self._inflight:
+            if self._inflight or self._paused:
                 busy_at = time.monotonic()
             elif self._finisher.num_unwritten:
                 await self._finisher.settle()  # what it writes may put new jobs into our queues
@@ -100,28 +117,46 @@ class Claiming:
             pause_s = await self._pause(pause_s) if self._rung and not num_claimed else FIRST_POLL_S
             self._rung = False
             if num_claimed < room:
-                doorbell.arm()
-            await self._until_woken()
+                doorbell.arm(self._claims.num_open)
+            await self._until_woken(LONGEST_WAIT_S)
 
     def _free(self) -> int:
         """Return how many more jobs to hold; none while as many results wait for Redis."""
-        if self._finisher.num_unwritten > self._most:
+        if self._paused or self._finisher.num_unwritten > self._most or self._must_empty():
             return 0
         return self._most - len(self._inflight)
+
+    def _must_empty(self) -> bool:
+        """Whether what is in flight must end first: a suspect is, or has waited long enough."""
+        if not self._inflight:
+            return False
+        waited_s = time.monotonic() - self._closed_at if self._closed_at else 0.0
+        return self._inflight.is_exclusive or waited_s > PATIENCE_S
 
     async def _claim(self, room: int) -> int:
         """Start up to `room` jobs and return how many, however long Redis is away."""
         claims = await self._take(room)
+        self._note_suspects(claims)
         for claim in claims:
             self._inflight.launch(claim)
         self.num_claimed += len(claims)
         return len(claims)
 
+    def _note_suspects(self, claims: list[Claim]) -> None:
+        """Remember since when a suspect waits for this worker to empty."""
+        is_open = self._claims.num_open == len(self._claims.queues)
+        if is_open or any(claim.alone for claim in claims):
+            self._closed_at = None
+        elif self._closed_at is None:
+            self._closed_at = time.monotonic()
+
     async def _take(self, room: int) -> list[Claim]:
         pause_s = FIRST_PAUSE_S
         while not self._stopped:
             try:
-                return await self._loop.run_in_executor(self._thread, self._claims.take, room)
+                return await self._loop.run_in_executor(
+                    self._thread, partial(self._claims.take, room, is_empty=not self._inflight)
+                )
             except UNAVAILABLE as error:
                 extra = {"event": "claim.waiting", "error": error}
                 logger.warning("claiming waits for Redis", extra=extra)
@@ -131,13 +166,13 @@ class Claiming:
 
     async def _pause(self, pause_s: float) -> float:
         """Let a job stand that cannot be claimed now; return the next, longer pause."""
-        await asyncio.sleep(pause_s)
+        await self._until_woken(pause_s)
         return min(2 * pause_s, LONGEST_POLL_S)
 
-    async def _until_woken(self) -> None:
-        """Wait for a job, a seat that came free, the stop, or LONGEST_WAIT_S."""
+    async def _until_woken(self, longest_s: float) -> None:
+        """Wait for a job, a seat that came free, or the stop."""
         try:
-            async with asyncio.timeout(LONGEST_WAIT_S):
+            async with asyncio.timeout(longest_s):
                 await self._wake.wait()
         except TimeoutError:
             return

@@ -37,9 +37,9 @@ class Doorbell:
         for thread in self._threads:
             thread.start()
 
-    def arm(self) -> None:
-        """Ring at the next job."""
-        for armed in self._armed:
+    def arm(self, num_queues: int | None = None) -> None:
+        """Ring at the next job, in the first so many queues only."""
+        for armed in self._armed[:num_queues]:
             armed.set()
 
     def stop(self) -> None:

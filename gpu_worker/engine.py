@@ -6,7 +6,7 @@ it is. `VLLMEngine` and `SimEngine` pass the same contract tests.
     EngineError            code, retryable
     ├── InvalidRequest     the caller's fault: never retried
     ├── EngineFailure      this request failed in the engine: may be retried
-    └── EngineDead         the engine is gone, and the worker goes with it
+    └── EngineDead         the engine is gone; the worker starts another
     EngineStartError       the engine cannot start: one line says why
 """
 
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Protocol
 
-from config.settings import Settings
 from scheduler.jobs import Request
 
 
@@ -69,6 +68,14 @@ Event = FirstToken | Response
 
 
 @dataclass(frozen=True, slots=True)
+class Health:
+    """Whether the engine still lives, and for how long it has had work and made no step."""
+
+    alive: bool
+    stalled_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """How full the engine is: requests in a seat, requests waiting for one."""
 
@@ -88,11 +95,6 @@ class Engine(Protocol):
     kind: str
     """`vllm` or `sim`."""
 
-    @classmethod
-    async def start(cls, settings: Settings) -> "Engine":
-        """Return a ready engine; EngineStartError with one clear line if it cannot be had."""
-        ...
-
     def run(self, request: Request, *, job_id: str, priority: int) -> AsyncGenerator[Event]:
         """Yield the request's events, a Response last; closing the iterator aborts the request."""
         ...
@@ -101,6 +103,10 @@ class Engine(Protocol):
         """Return how full the engine is now."""
         ...
 
+    def health(self) -> Health:
+        """Return whether the engine lives and moves; cheap, asked every second."""
+        ...
+
     async def stop(self) -> None:
-        """End the engine and every process of its own."""
+        """End the engine and every process of its own, a hung one too."""
         ...

@@ -142,6 +142,8 @@ class Finisher:
                     self._stop(job, queue)
         finally:
             self._worker.execution = None
+        if claim.alone:  # it ended by itself: no suspect any more
+            self._connection.hdel(job.key, "suspect", "worker_deaths")
         self._connection.publish(keys.ENDED, job.id)
 
     def _succeed(self, job: Job, queue: Queue, value: object) -> None:

@@ -3,6 +3,9 @@
 Every step gives each seated request one token and takes `STEP_S + SEQUENCE_S * running` seconds; a
 free seat goes to the waiting request with the smallest (priority, arrival). A prompt counts one
 token per four characters. Every answer says that it is simulated.
+
+A body with `"simulate": "crash"` kills the engine at its first step, one with `"simulate": "hang"`
+stops all steps: what a poisonous request does to a real engine.
 """
 
 import asyncio
@@ -16,7 +19,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from config.settings import Settings
-from gpu_worker.engine import Event, FirstToken, InvalidRequest, Load, Response
+from gpu_worker.engine import (
+    EngineDead,
+    Event,
+    FirstToken,
+    Health,
+    InvalidRequest,
+    Load,
+    Response,
+)
 from scheduler.jobs import Request
 
 STEP_S = 0.004
@@ -36,6 +47,7 @@ class _Sequence:
 
     prompt_tokens: int
     max_tokens: int
+    fault: str | None
     first_token: asyncio.Event = field(default_factory=asyncio.Event)
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     first_token_at: datetime | None = None
@@ -56,6 +68,8 @@ class SimEngine:
         self._waiting: list[tuple[int, int, _Sequence]] = []
         self._arrivals = itertools.count()
         self._work = asyncio.Event()
+        self._moved_at = time.monotonic()
+        self._is_dead = False
         self._loop = asyncio.create_task(self._steps())
 
     @classmethod
@@ -65,14 +79,17 @@ class SimEngine:
 
     async def run(self, request: Request, *, job_id: str, priority: int) -> AsyncGenerator[Event]:
         """Yield the events of `request`."""
+        self._raise_if_dead()
         sequence = self._sequence(request)
         heapq.heappush(self._waiting, (priority, next(self._arrivals), sequence))
         self._work.set()
         try:
             await sequence.first_token.wait()
+            self._raise_if_dead()
             assert sequence.first_token_at
             yield FirstToken(sequence.first_token_at)
             await sequence.finished.wait()
+            self._raise_if_dead()
             yield Response(self._response(request, sequence, job_id))
         finally:
             sequence.aborted = True
@@ -82,6 +99,12 @@ class SimEngine:
         waiting = sum(not sequence.aborted for _, _, sequence in self._waiting)
         return Load(running=len(self._running), waiting=waiting)
 
+    def health(self) -> Health:
+        """Return whether it lives and moves."""
+        load = self.load()
+        is_idle = not load.running and not load.waiting
+        return Health(not self._is_dead, 0.0 if is_idle else time.monotonic() - self._moved_at)
+
     async def stop(self) -> None:
         """End the step loop."""
         self._loop.cancel()
@@ -90,12 +113,28 @@ class SimEngine:
     async def _steps(self) -> None:
         while True:
             await self._work.wait()
+            self._moved_at = time.monotonic()
             self._seat()
             if not self._running:
                 self._work.clear()
                 continue
+            faults = {sequence.fault for sequence in self._running}
+            if "hang" in faults:
+                await asyncio.Event().wait()
             await asyncio.sleep(STEP_S + SEQUENCE_S * len(self._running))
+            if "crash" in faults:
+                return self._die()
             self._step()
+
+    def _die(self) -> None:
+        self._is_dead = True
+        for sequence in (*self._running, *(waiting for _, _, waiting in self._waiting)):
+            sequence.first_token.set()
+            sequence.finished.set()
+
+    def _raise_if_dead(self) -> None:
+        if self._is_dead:
+            raise EngineDead("a simulated crash")
 
     def _seat(self) -> None:
         self._running = [s for s in self._running if not s.aborted]
@@ -130,7 +169,7 @@ class SimEngine:
                 f"prompt of {prompt_tokens} tokens and max_tokens {max_tokens} exceed "
                 f"the model's length of {self.max_model_len}"
             )
-        return _Sequence(prompt_tokens, max_tokens)
+        return _Sequence(prompt_tokens, max_tokens, body.get("simulate"))
 
     def _response(self, request: Request, sequence: _Sequence, job_id: str) -> dict[str, Any]:
         prefix, kind = _KINDS[request["endpoint"]]

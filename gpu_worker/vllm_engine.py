@@ -14,8 +14,11 @@ import gc
 import os
 import shlex
 import shutil
+import threading
+import time
 from argparse import Namespace
 from collections.abc import AsyncGenerator
+from concurrent.futures import Future
 from contextlib import aclosing
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -24,6 +27,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
+import psutil
+
 from config.settings import ROOT, Settings
 from gpu_worker.engine import (
     EngineDead,
@@ -31,6 +36,7 @@ from gpu_worker.engine import (
     EngineStartError,
     Event,
     FirstToken,
+    Health,
     InvalidRequest,
     Load,
     Response,
@@ -48,6 +54,7 @@ def _prepare_environment(settings: Settings) -> None:
     """Set what vLLM reads from the environment at its import; the operator's own values stay."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")  # we have threads
     if Path(settings.model).is_dir():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if _is_adder(settings):
@@ -70,6 +77,7 @@ class VLLMEngine:
         self.llm = llm
         self._endpoints = _endpoints(state)
         self._running = 0
+        self._moved_at = time.monotonic()
         config = llm.vllm_config
         self.model = model
         self.max_model_len: int = config.model_config.max_model_len
@@ -77,11 +85,11 @@ class VLLMEngine:
 
     @classmethod
     async def start(cls, settings: Settings) -> "VLLMEngine":
-        """Return a ready engine; takes tens of seconds, in which the loop is blocked."""
+        """Return a ready engine; takes tens of seconds, most of them in a thread."""
         _prepare_environment(settings)
         args = parse_flags(settings)
         try:
-            llm = _timed_llm(args)
+            llm = await _start_apart(args)
             state = SimpleNamespace()
             await _init_app_state()(llm, state, args, await llm.get_supported_tasks())
         except Exception as error:
@@ -97,6 +105,8 @@ class VLLMEngine:
         body = {**request["body"], "priority": priority, "request_id": job_id, "stream": False}
         first_token: list[datetime] = []
         _first_token.set(first_token)
+        if not self._running:
+            self._moved_at = time.monotonic()
         self._running += 1
         try:
             response = await serve(_validated(parse, body), None)
@@ -118,9 +128,17 @@ class VLLMEngine:
             running=min(self._running, self.seats), waiting=max(0, self._running - self.seats)
         )
 
+    def health(self) -> Health:
+        """Return whether EngineCore lives and sends steps."""
+        moved_at = max(self._moved_at, self.llm.moved_at)
+        return Health(
+            alive=not self.llm.errored,
+            stalled_s=time.monotonic() - moved_at if self._running else 0.0,
+        )
+
     async def stop(self) -> None:
         """End EngineCore; returns when its process is gone."""
-        self.llm.shutdown(timeout=5.0)
+        await asyncio.to_thread(self.llm.shutdown, timeout=5.0)
 
     def _endpoint(self, endpoint: str) -> tuple[Any, Any]:
         try:
@@ -137,6 +155,27 @@ class VLLMEngine:
             return EngineDead(_one_line(error))
         response = _error_response(error)
         return _error_of(response.error.code, response.error.message)
+
+
+async def _start_apart(args: Namespace) -> Any:
+    """Return `_timed_llm(args)`, made in a thread; if cancelled, end what it has begun."""
+    before = set(psutil.Process().children())
+    made: Future[Any] = Future()
+    made.set_running_or_notify_cancel()
+
+    def make() -> None:
+        try:
+            made.set_result(_timed_llm(args))
+        except BaseException as error:
+            made.set_exception(error)
+
+    threading.Thread(target=make, name="vllm-start", daemon=True).start()
+    try:
+        return await asyncio.wrap_future(made)
+    except asyncio.CancelledError:
+        for process in set(psutil.Process().children()) - before:
+            process.kill()
+        raise
 
 
 def _settle() -> None:
@@ -178,17 +217,21 @@ def _timed_llm(args: Namespace) -> Any:
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.metrics.loggers import StatLoggerBase
 
-    class NoLogger(StatLoggerBase):
+    class StepClock(StatLoggerBase):
         def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
             """Keep nothing."""
 
         def record(self, *_: Any, **__: Any) -> None:
-            """Keep nothing."""
+            """Note that a step was made."""
+            TimedLLM.moved_at = time.monotonic()
 
         def log_engine_initialized(self) -> None:
             """Say nothing."""
 
     class TimedLLM(AsyncLLM):
+        moved_at = 0.0
+        """When the last step's outputs came (monotonic clock)."""
+
         async def generate(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any]:
             noted = _first_token.get()
             async with aclosing(super().generate(*args, **kwargs)) as outputs:
@@ -207,7 +250,7 @@ def _timed_llm(args: Namespace) -> Any:
 
     args.disable_log_stats = True
     engine_args = AsyncEngineArgs.from_cli_args(args)
-    return TimedLLM.from_engine_args(engine_args, stat_loggers=[NoLogger])
+    return TimedLLM.from_engine_args(engine_args, stat_loggers=[StepClock])
 
 
 def _parser() -> Any:

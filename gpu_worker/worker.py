@@ -4,13 +4,13 @@
 
 RQ's worker forks for one job at a time; this one claims as many as the engine has use for, high
 queues first, and runs them together on one event loop. What RQ shows of a worker (record,
-heartbeat, counts, commands) is kept. Side by side run the
-claiming, the finishing, the heartbeat, and one task per job in flight.
+heartbeat, counts, commands) is kept. Side by side run the claiming, the finishing, the heartbeat,
+the keeping of the engine, and one task per job in flight.
 
 Signals: TERM, INT or HUP once drains (claim nothing, finish what is in flight for up to `drain_s`,
 hand back the rest uncharged, exit 0); a second one hands back at once. SIGKILL: the leases expire
-and `scheduler.rescue` takes over. A dead engine ends the worker with status 1; its leases expire
-likewise.
+and `scheduler.rescue` takes over. A dead engine is replaced, and what was inside it goes back to
+its queues; one that cannot be replaced ends the worker with status 1.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from redis.client import Pipeline
@@ -33,13 +34,15 @@ from config.connections import UNAVAILABLE, commands_like, listener_like
 from config.settings import Settings, SettingsError, load
 from gpu_worker.callables import Callables
 from gpu_worker.claiming import BUFFER, Claiming, Until
-from gpu_worker.engine import Engine, EngineDead, EngineStartError
+from gpu_worker.engine import EngineStartError
 from gpu_worker.finish import Finisher
 from gpu_worker.inference import Runner
 from gpu_worker.inflight import Callbacks, Inflight
+from gpu_worker.keeper import Keeper
 from gpu_worker.start import start_engine
 from scheduler import models
-from scheduler.claim import Claims
+from scheduler.claim import Claim, Claims
+from scheduler.rescue import report_death
 from scheduler.starting import announced
 
 logger = logging.getLogger(__name__)
@@ -89,7 +92,7 @@ class GPUWorker(Worker):
         with asyncio.Runner() as runner:
             worked = runner.run(self._work(settings, Until(burst, max_jobs, max_idle_time)))
         if self._failure:
-            sys.exit(f"{self._failure}; its jobs go to the next worker once their leases expire")
+            sys.exit(self._failure)
         return worked
 
     async def _work(self, settings: Settings, until: Until) -> bool:
@@ -97,9 +100,11 @@ class GPUWorker(Worker):
         self._commands = commands_like(self.connection)
         try:
             with announced(self._commands, self.name, self.queue_names()):
-                engine = await start_engine(settings)
+                first = await start_engine(settings)
         except EngineStartError as error:
             sys.exit(str(error))
+        start = partial(start_engine, settings)
+        engine = Keeper(first, start, step_timeout_s=settings.step_timeout_s)
         try:
             self._prepare(settings, engine)
             await self._serve(settings, until)
@@ -107,12 +112,13 @@ class GPUWorker(Worker):
         finally:
             await engine.stop()
 
-    def _prepare(self, settings: Settings, engine: Engine) -> None:
+    def _prepare(self, settings: Settings, engine: Keeper) -> None:
         """Make what the work needs, on the running loop."""
         self._loop = asyncio.get_running_loop()
         self._forced = asyncio.Event()
         self._is_draining = False
         self._engine = engine
+        self._max_deliveries = settings.max_deliveries
         self._max_inflight = settings.max_inflight or int(engine.seats * BUFFER)
         self._redis_thread = ThreadPoolExecutor(1, thread_name_prefix="redis")
         once = commands_like(self.connection, repeat=False)
@@ -120,9 +126,7 @@ class GPUWorker(Worker):
             once, self.name, self.queue_names(), settings.lease_s, self.serializer
         )
         self._finisher = Finisher(self, self._commands)
-        tell = Callbacks(
-            self._finisher.put, self._on_engine_death, lambda: self._claiming.on_left()
-        )
+        tell = Callbacks(self._finisher.put, lambda: self._claiming.on_left())
         callables = Callables(threads=min(self._max_inflight, MAX_THREADS))
         self._inflight = Inflight(Runner(engine, settings.tiers(), callables), tell)
         self._claiming = Claiming(
@@ -141,6 +145,7 @@ class GPUWorker(Worker):
         tasks = [
             self._loop.create_task(self._finisher.run()),
             self._loop.create_task(self._heartbeats(settings.lease_s / 3)),
+            self._loop.create_task(self._engine.keep(self._on_engine_death, self._on_engine_back)),
         ]
         for task in tasks:
             task.add_done_callback(self._on_task_end)
@@ -153,14 +158,28 @@ class GPUWorker(Worker):
             await asyncio.gather(*tasks, return_exceptions=True)
             self.teardown()
 
-    def _on_engine_death(self, error: EngineDead) -> None:
-        if not self._failure:
-            logger.error("engine died", extra={"event": "engine.died", "error": error})
-        self._fail("the engine died")
+    async def _on_engine_death(self, inside: frozenset[str]) -> None:
+        """Give what was inside back to its queues, where each job waits to run alone."""
+        self._claiming.pause()
+        orphans = await self._inflight.orphans(inside)
+        report = partial(report_death, max_deliveries=self._max_deliveries)
+        try:
+            await self._in_thread(report, self._commands, orphans)
+        except UNAVAILABLE as error:  # then the leases expire, to the same effect
+            extra = {"event": "engine.death_unreported", "error": error}
+            logger.warning("the death of the engine was not reported", extra=extra)
+        self._inflight.forget(orphans)
+
+    def _on_engine_back(self) -> None:
+        self._claiming.resume()
 
     def _on_task_end(self, task: asyncio.Task[None]) -> None:
         """End the worker if one of its own tasks ends: without it jobs would hang, unnoticed."""
-        if not task.cancelled() and (error := task.exception()):
+        if task.cancelled() or not (error := task.exception()):
+            return
+        if isinstance(error, EngineStartError):
+            self._fail(str(error))
+        else:
             extra = {"event": "worker.broken", "task": task.get_name()}
             logger.error("worker broken", extra=extra, exc_info=error)
             self._fail("the worker failed, see its log")
@@ -269,13 +288,21 @@ class GPUWorker(Worker):
         await asyncio.wait({finishing, forced}, timeout=drain_s, return_when=either)
         finishing.cancel()
         forced.cancel()
-        rest = await self._inflight.drop_all()
-        if self._failure:
+        await self._hand_back(await self._inflight.drop_all())
+        if not self._failure:
+            await self._finisher.settle()
+
+    async def _hand_back(self, claims: list[Claim]) -> None:
+        """Put jobs in front of their queues, uncharged; without Redis their leases must expire."""
+        if not claims:
             return
-        if rest:
-            released = await self._in_thread(self._claims.release, rest)
+        try:
+            released = await self._in_thread(self._claims.release, claims)
+        except UNAVAILABLE as error:
+            extra = {"event": "worker.not_released", "jobs": len(claims), "error": error}
+            logger.warning("jobs not handed back", extra=extra)
+        else:
             logger.info("jobs handed back", extra={"event": "worker.released", "jobs": released})
-        await self._finisher.settle()
 
     async def _in_thread(self, call: Any, *args: Any) -> Any:
         return await self._loop.run_in_executor(self._redis_thread, call, *args)

@@ -5,6 +5,8 @@ it has expired. There is no instant in which a claimed job is in no list: leavin
 entering the started registry are one step inside Redis. When the reply to a claim is lost, what it
 may have taken is found by the prefix of its executions and put back before the next claim; hence
 the client of `Claims` must not repeat commands by itself.
+
+A suspect, a job that was in flight when a worker or an engine died, is claimed alone.
 """
 
 from collections.abc import Sequence
@@ -32,9 +34,11 @@ class Claim:
     execution_id: str
     queue: str
     claimed_at: datetime
+    alone: bool = False
+    """Whether the job is a suspect, which nothing may run beside."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Claims:
     """What one worker may do with the jobs of its queues; `queues` in rank order."""
 
@@ -43,22 +47,27 @@ class Claims:
     queues: Sequence[str]
     lease_s: float
     serializer: Any = JSONSerializer
+    num_open: int = field(default=0, init=False)
+    """How many queues, from the first, the last `take` found no suspect in that it had to leave."""
     _unanswered: set[str] = field(default_factory=set)
 
-    def take(self, count: int) -> list[Claim]:
-        """Return up to `count` jobs, started, high queues first."""
+    def take(self, count: int, *, is_empty: bool = True) -> list[Claim]:
+        """Return up to `count` jobs, started, high queues first.
+
+        A suspect is among them only if the worker `is_empty`, and then it is the only one.
+        """
         self._put_back_unanswered()
         prefix = uuid4().hex[:24]
         try:
-            return self._take(count, prefix)
+            return self._take(count, prefix, is_empty)
         except RedisError:
             self._unanswered.add(prefix)
             raise
 
-    def _take(self, count: int, prefix: str) -> list[Claim]:
+    def _take(self, count: int, prefix: str, is_empty: bool) -> list[Claim]:
         queue_keys = [key for q in self.queues for key in (keys.queue(q), keys.started(q))]
         now = datetime.now(UTC)
-        reply = keys.script(self.connection, "claim")(
+        num_open, entries = keys.script(self.connection, "claim")(
             keys=[*queue_keys, keys.worker(self.worker)],
             args=[
                 count,
@@ -67,16 +76,20 @@ class Claims:
                 self.lease_s,
                 keys.RQ_GRACE_S,
                 prefix,
+                int(is_empty),
             ],
         )
-        return [self._claim(entry, now) for entry in reply]
+        claims = [self._claim(entry, now) for entry in entries]
+        self.num_open = int(num_open)
+        return claims
 
     def _claim(self, entry: list[object], now: datetime) -> Claim:
-        job_id, execution, place, _deadline, flat = entry
+        job_id, execution, place, alone, flat = entry
         fields = cast(list[bytes], flat)
         job = Job(_text(job_id), connection=self.connection, serializer=self.serializer)
         job.restore(dict(zip(fields[::2], fields[1::2], strict=True)))
-        return Claim(job, _text(execution), self.queues[cast(int, place) - 1], now)
+        queue = self.queues[cast(int, place) - 1]
+        return Claim(job, _text(execution), queue, now, alone=bool(alone))
 
     def _put_back_unanswered(self) -> None:
         """Release what earlier claims took and never told us of."""

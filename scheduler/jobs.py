@@ -33,8 +33,8 @@ STATUS: dict[JobStatus, Status] = {
     JobStatus.STOPPED: "canceled",
     JobStatus.CANCELED: "canceled",
 }
-WORKER_DIED = "WorkerDied:"
-"""How the text of a dead letter begins whose workers died."""
+DEATHS = {"WorkerDied:": "worker_died", "EngineCrash:": "engine_crash"}
+"""How the text of a dead letter begins whose workers or engines died -> the cause's code."""
 
 ENDED: frozenset[Status] = frozenset({"succeeded", "failed", "canceled"})
 
@@ -127,8 +127,8 @@ def failure(meta: dict[str, Any], text: str | None) -> Failure:
     A worker's death comes first: what `meta` says is then of an earlier attempt.
     """
     lines = (text or "").strip().splitlines()
-    if lines and lines[-1].startswith(WORKER_DIED):
-        return Failure(code="worker_died", message=lines[-1])
+    if lines and (code := DEATHS.get(lines[-1].split(" ")[0])):
+        return Failure(code=code, message=lines[-1])
     if recorded := meta.get("failure"):
         return Failure(code=recorded["code"], message=recorded["message"])
     last = lines[-1] if lines else "the job failed without a message"

@@ -6,14 +6,14 @@ RQ's (written as RQ would; `tests/contract` compares):
     rq:job:{job}                    hash    the job
     rq:wip:{queue}                  zset    "{job}:{execution}" -> lease deadline + RQ_GRACE_S
     rq:execution:{job}:{execution}  hash    id, created_at, last_heartbeat, worker_name, and ours:
-                                            lease_until (epoch s)
+                                            lease_until (epoch s), alone (1: of a suspect)
     rq:executions:{job}             zset    execution id -> expiry (epoch s)
     rq:results:{job}                stream  one entry per attempt that ended
     rq:finished|failed|canceled:{queue}  zset  job id -> expiry (epoch s)
     rq:worker:{name}                hash    a worker
 
-Fields of our own in `rq:job:{job}`: `worker_deaths` (count), `stop_requested` (1 once a caller
-cancelled it).
+Fields of our own in `rq:job:{job}`: `worker_deaths` (count) and `suspect` (1 from the first death
+until the job ends), `stop_requested` (1 once a caller cancelled it).
 
 Ours:
 

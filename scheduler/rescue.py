@@ -1,13 +1,15 @@
-"""Rescue: an expired lease is a worker's death; its jobs go back to the front of their queue.
+"""Rescue: jobs whose worker or engine died go back to the front of their queue, as suspects.
 
-A death is counted apart from the job's own retries. After `max_deliveries` deaths the job is a dead
-letter: RQ's failed registry, with the cause in its result. Any number of processes may rescue at
-once: taking a job back is one atomic step.
+A worker's death is an expired lease; an engine's is reported by its worker. Whatever was in flight
+may have been the cause, so each of those jobs is claimed alone from then on: the innocent end, and
+the one that kills again is a dead letter after its `max_deliveries`-th death, apart from its own
+retries. Any number of processes may rescue at once: taking a job back is one atomic step.
 """
 
 import logging
 import zlib
 from base64 import b64encode
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import cast
@@ -17,11 +19,14 @@ from rq.defaults import DEFAULT_FAILURE_TTL
 from rq.utils import utcformat
 
 from scheduler import keys
-from scheduler.jobs import WORKER_DIED
+from scheduler.claim import Claim
 
 logger = logging.getLogger(__name__)
 
 MOST_PER_CALL = 500
+AMONG_OTHERS = "WorkerDied: the worker died {} times while it ran this job"
+ALONE = "EngineCrash: the engine or its worker died {} times while it ran this job, at last alone"
+"""Texts of dead letters; `scheduler.jobs.DEATHS` knows how they begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +39,49 @@ class Rescued:
 
 def rescue(connection: Redis, queue: str, *, max_deliveries: int) -> Rescued:
     """Take back the jobs of `queue` whose lease has expired."""
-    cause = f"{WORKER_DIED} the worker died {max_deliveries} times while it ran this job".encode()
-    text = zlib.compress(cause)
+    return _take_back(connection, queue, max_deliveries, [])
+
+
+def report_death(
+    connection: Redis, claims: Sequence[Claim], *, max_deliveries: int
+) -> list[Rescued]:
+    """Take back the jobs that were in flight in an engine that died; one entry per queue."""
+    by_queue: dict[str, list[str]] = {}
+    for claim in claims:
+        by_queue.setdefault(claim.queue, []).append(f"{claim.job.id}:{claim.execution_id}")
+    return [
+        _take_back(connection, queue, max_deliveries, members)
+        for queue, members in by_queue.items()
+    ]
+
+
+def _take_back(
+    connection: Redis, queue: str, max_deliveries: int, members: Sequence[str]
+) -> Rescued:
     reply = keys.script(connection, "rescue")(
-        keys=[keys.started(queue), keys.queue(queue), f"rq:failed:{queue}"],
+        keys=[keys.started(queue), keys.queue(queue), keys.failed(queue)],
         args=[
             queue,
             keys.RQ_GRACE_S,
             max_deliveries,
             MOST_PER_CALL,
             utcformat(datetime.now(UTC)),
-            text,
-            b64encode(text),
+            *_packed(AMONG_OTHERS.format(max_deliveries)),
+            *_packed(ALONE.format(max_deliveries)),
             DEFAULT_FAILURE_TTL,
+            *members,
         ],
     )
     requeued, dead = ([job.decode() for job in cast(list[bytes], ids)] for ids in reply)
     for job in requeued:
-        logger.warning(
-            "job requeued after its worker died", extra={"event": "job.rescued", "job_id": job}
-        )
+        extra = {"event": "job.rescued", "job_id": job}
+        logger.warning("job requeued after a death under it", extra=extra)
     for job in dead:
         logger.error("job is a dead letter", extra={"event": "job.dead_letter", "job_id": job})
     return Rescued(requeued, dead)
+
+
+def _packed(text: str) -> tuple[bytes, bytes]:
+    """Return the text as RQ keeps it in a job, and as it keeps it in a result."""
+    packed = zlib.compress(text.encode())
+    return packed, b64encode(packed)

@@ -1,7 +1,10 @@
 """Plain functions that workers under test run."""
 
 import asyncio
+import os
+import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import rq
@@ -45,3 +48,12 @@ def again_once() -> rq.Retry | str:
 def loop_for_ever() -> None:
     while True:
         time.sleep(0.01)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def wait_for(path: str) -> None:
+    while not Path(path).exists():
+        await asyncio.sleep(0.02)

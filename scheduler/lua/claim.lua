@@ -2,26 +2,31 @@
 --
 -- KEYS   pairs, one per queue in rank order: rq:queue:{q}, rq:wip:{q}; last: rq:worker:{name}
 -- ARGV   1 count   2 worker name   3 now (RQ's text form)   4 lease (s)   5 grace (s)   6 execution id prefix
--- reply  list of {job id, execution id, queue's place in KEYS (1-based), lease deadline (epoch s), job hash as a flat list}
+--        7 '1' if the worker has nothing in flight
+-- reply  {number of open queues, list of {job id, execution id, queue's place in KEYS (1-based), alone, job hash as a flat list}}
 --
 -- An id whose job is gone, or is not `queued` (it was cancelled; or it stands in the list twice and runs already), is
 -- dropped from the list. While `rq suspend` is in force nothing is claimed.
-if redis.call('EXISTS', 'rq:suspended') == 1 then return {} end
+--
+-- A suspect (the engine or a worker died with it in flight) is taken alone: as the only job, by a worker with nothing in
+-- flight. Any other claim stops in front of it, and leaves its queue and all behind closed, so that its turn comes.
+local num_queues = (#KEYS - 1) / 2
+if redis.call('EXISTS', 'rq:suspended') == 1 then return {num_queues, {}} end
 local count, worker, now_text = tonumber(ARGV[1]), ARGV[2], ARGV[3]
-local lease, grace, prefix = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+local lease, grace, prefix, is_empty = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], ARGV[7] == '1'
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
-local deadline = now + lease
-local score = string.format('%.6f', deadline + grace)
+local deadline = string.format('%.6f', now + lease)
+local score = string.format('%.6f', now + lease + grace)
 local ttl = math.ceil(lease + grace) + 60
-local claimed = {}
+local claimed, num_open = {}, num_queues
 
-local function start(job, place)
+local function start(job, place, alone)
   local execution = prefix .. string.format('%08x', #claimed)
   local record = 'rq:execution:' .. job .. ':' .. execution
-  redis.call('HSET', record, 'id', execution, 'created_at', string.format('%.6f', now),
-    'last_heartbeat', string.format('%.6f', now), 'worker_name', worker,
-    'lease_until', string.format('%.6f', deadline))
+  local now_s = string.format('%.6f', now)
+  redis.call('HSET', record, 'id', execution, 'created_at', now_s, 'last_heartbeat', now_s, 'worker_name', worker,
+    'lease_until', deadline, 'alone', alone)
   redis.call('EXPIRE', record, ttl)
   redis.call('ZADD', 'rq:executions:' .. job, score, execution)
   redis.call('EXPIRE', 'rq:executions:' .. job, ttl)
@@ -29,19 +34,36 @@ local function start(job, place)
   redis.call('HSET', 'rq:job:' .. job, 'status', 'started', 'started_at', now_text,
     'last_heartbeat', now_text, 'worker_name', worker)
   redis.call('PERSIST', 'rq:job:' .. job)
-  claimed[#claimed + 1] = {job, execution, place, string.format('%.6f', deadline), redis.call('HGETALL', 'rq:job:' .. job)}
+  claimed[#claimed + 1] = {job, execution, place, alone, redis.call('HGETALL', 'rq:job:' .. job)}
 end
 
-for place = 1, (#KEYS - 1) / 2 do
-  while #claimed < count do
-    local jobs = redis.call('LPOP', KEYS[2 * place - 1], count - #claimed)
-    if not jobs then break end
-    for _, job in ipairs(jobs) do
-      if redis.call('HGET', 'rq:job:' .. job, 'status') == 'queued' then start(job, place) end
+-- Start what may be started of `jobs`; put back the rest, from the first that may not.
+local function start_all(jobs, place)
+  for i, job in ipairs(jobs) do
+    local fields = redis.call('HMGET', 'rq:job:' .. job, 'status', 'suspect')
+    local is_suspect = fields[2] and fields[1] == 'queued'
+    if num_open < place or is_suspect and (#claimed > 0 or not is_empty) then
+      for j = #jobs, i, -1 do redis.call('LPUSH', KEYS[2 * place - 1], jobs[j]) end
+      num_open = place - 1
+      return
+    elseif is_suspect then
+      start(job, place, 1)
+      num_open = place - 1
+    elseif fields[1] == 'queued' then
+      start(job, place, 0)
     end
   end
+end
+
+for place = 1, num_queues do
+  while #claimed < count and num_open >= place do
+    local jobs = redis.call('LPOP', KEYS[2 * place - 1], count - #claimed)
+    if not jobs then break end
+    start_all(jobs, place)
+  end
+  if num_open < place then break end
 end
 if #claimed > 0 then
   redis.call('HSET', KEYS[#KEYS], 'state', 'busy', 'current_job', claimed[#claimed][1])
 end
-return claimed
+return {num_open, claimed}

@@ -93,8 +93,8 @@ def test_the_last_allowed_death_makes_a_dead_letter_with_its_cause(
     view = jobs.view(fetch(connection, claim))
     assert view.status == "failed"
     assert view.failure is not None
-    assert view.failure["code"] == "worker_died"
-    assert "the worker died 2 times" in view.failure["message"]
+    assert view.failure["code"] == "engine_crash"
+    assert "died 2 times" in view.failure["message"]
     assert connection.ttl(claim.job.key) > 0
     assert queue.job_ids == []
 

@@ -135,9 +135,9 @@ def test_jobs_of_a_worker_killed_with_sigkill_are_ended_by_the_next(
     connection: Redis, submitter: Submitter, start_worker: StartWorker
 ) -> None:
     request = Request(endpoint="/v1/completions", body={"prompt": "1", "max_tokens": 200})
-    ids = [submitter.submit(request, tier="batch").id for _ in range(60)]
+    ids = [submitter.submit(request, tier="batch").id for _ in range(12)]
     victim = start_worker("high", "low", SLALOM_LEASE_S="1")
-    until(lambda: num_inflight(connection) == 60)
+    until(lambda: num_inflight(connection) == 12)
 
     victim.signal(signal.SIGKILL)
     victim.wait()
