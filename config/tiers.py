@@ -75,17 +75,16 @@ class Retention(_Frozen):
 
 
 class RetryPolicy(_Frozen):
-    """How often, and after which growing pauses, a failed job is tried again."""
+    """How often a failed job is tried again; the pause's bound starts at base_s and doubles."""
 
     max: int = Field(0, ge=0, le=20)
-    intervals_s: list[Annotated[int, Field(ge=0)]] = []
+    base_s: Positive = 1.0
+    cap_s: Annotated[float, Field(gt=0, le=86_400)] = 60.0
 
     @model_validator(mode="after")
     def _growing(self) -> Self:
-        if self.max and not self.intervals_s:
-            raise ValueError("intervals_s needs at least one pause when max is above 0")
-        if self.intervals_s != sorted(self.intervals_s):
-            raise ValueError("intervals_s must not shrink")
+        if self.cap_s < self.base_s:
+            raise ValueError("cap_s must not be below base_s, the bound of the first pause")
         return self
 
 

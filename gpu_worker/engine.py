@@ -3,9 +3,9 @@
 An engine runs many OpenAI requests at once, in order of priority (smaller first), and says how full
 it is. `VLLMEngine` and `SimEngine` pass the same contract tests.
 
-    EngineError            code, retryable
-    ├── InvalidRequest     the caller's fault: never retried
-    ├── EngineFailure      this request failed in the engine: may be retried
+    EngineError            code: `scheduler.retry` decides by it
+    ├── InvalidRequest     the caller's fault
+    ├── EngineFailure      this request failed in the engine
     └── EngineDead         the engine is gone; the worker starts another
     EngineStartError       the engine cannot start: one line says why
 """
@@ -22,28 +22,24 @@ class EngineError(Exception):
     """A request did not get its answer."""
 
     code: ClassVar[str]
-    retryable: ClassVar[bool]
 
 
 class InvalidRequest(EngineError):
     """The engine cannot serve this request as it is."""
 
     code = "invalid_request"
-    retryable = False
 
 
 class EngineFailure(EngineError):
     """The engine failed on this request; another attempt may succeed."""
 
     code = "engine_failure"
-    retryable = True
 
 
 class EngineDead(EngineError):
     """The engine process is gone; nothing more can run on it."""
 
     code = "engine_dead"
-    retryable = True
 
 
 class EngineStartError(Exception):

@@ -1,8 +1,9 @@
 """Endings into Redis: what ended in one tick is written in one step, and nothing is given up.
 
-Successes go through `scheduler.finish`, one script for all of them. Failures, stops, and successes
-that RQ must finish itself (dependents, callbacks, repeats, webhooks, results that are not kept) go
-through RQ's own handlers, one by one.
+Successes go through `scheduler.finish`, one script for all of them. Failures that are retried later
+go through `scheduler.postpone`. What else fails, stops, and successes that RQ must finish itself
+(dependents, callbacks, repeats, webhooks, results that are not kept) go through RQ's own handlers.
+All but the first one by one.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from random import random
 from typing import TYPE_CHECKING
 
 from redis import Redis
@@ -19,10 +21,13 @@ from rq.job import Job, JobStatus
 from rq.timeouts import TimerDeathPenalty
 
 from config.connections import UNAVAILABLE
+from config.tiers import RetryPolicy, TierTable
 from gpu_worker.inference import Ending, Failed, Finished, Stopped
 from scheduler import keys
 from scheduler.claim import Claim
 from scheduler.finish import Success, holds, write
+from scheduler.postpone import postpone
+from scheduler.retry import Again, Never, decide
 
 if TYPE_CHECKING:
     from gpu_worker.worker import GPUWorker
@@ -44,9 +49,10 @@ class Ended:
 class Finisher:
     """Writes endings, in the order in which they come, from one thread of its own."""
 
-    def __init__(self, worker: "GPUWorker", connection: Redis) -> None:
+    def __init__(self, worker: "GPUWorker", connection: Redis, tiers: TierTable) -> None:
         self._worker = worker
         self._connection = connection
+        self._tiers = tiers
         self._ended: asyncio.Queue[Ended] = asyncio.Queue()
         self.num_unwritten = 0
         """Endings put and not yet in Redis."""
@@ -137,7 +143,7 @@ class Finisher:
                 case Finished(value):
                     self._succeed(job, queue, value)
                 case Failed() as failed:
-                    self._fail(job, queue, failed)
+                    self._fail(ended, queue, failed)
                 case Stopped():
                     self._stop(job, queue)
         finally:
@@ -160,25 +166,53 @@ class Finisher:
         registry = queue.started_job_registry
         self._worker.handle_job_retry(job, queue, retry, registry, self._worker.execution)
 
-    def _fail(self, job: Job, queue: Queue, failed: Failed) -> None:
-        logger.warning(
-            "job failed",
-            extra={
-                "event": "job.failed",
-                "job_id": job.id,
-                "code": failed.failure["code"],
-                "queue": queue.name,
-            },
+    def _fail(self, ended: Ended, queue: Queue, failed: Failed) -> None:
+        """Run the job again, later or at once, or make it a dead letter."""
+        job = ended.claim.job
+        self._report(job, queue, failed)
+        decision = decide(
+            failed.failure["code"],
+            retries_left=job.retries_left or 0,
+            pause=self._pause(job),
+            draw=random(),
         )
+        if isinstance(decision, Again) and decision.delay_s:
+            self._postpone(ended, queue, decision.delay_s)
+            return
+        if isinstance(decision, Never) and job.should_retry:
+            job.retries_left = 0  # RQ would retry it
+        self._worker.handle_job_failure(job, queue, queue.started_job_registry, failed.exc_string)
+
+    def _report(self, job: Job, queue: Queue, failed: Failed) -> None:
+        """Say why the job failed: in the log, in its meta, to its callback."""
+        code, error = failed.failure["code"], failed.error
+        extra = {"event": "job.failed", "job_id": job.id, "code": code, "queue": queue.name}
+        logger.warning("job failed", extra=extra)
         job._status = JobStatus.FAILED
-        if failed.failure["code"] != "invalid_record":
+        if code != "invalid_record":
             job.meta["failure"] = failed.failure
             job.save_meta()
-        if not failed.retryable:
-            job.retries_left = 0
-        error = failed.error
         job.execute_failure_callback(TimerDeathPenalty, type(error), error, error.__traceback__)
-        self._worker.handle_job_failure(job, queue, queue.started_job_registry, failed.exc_string)
+
+    def _pause(self, job: Job) -> RetryPolicy | float:
+        """Return the policy of the job's tier, or RQ's interval if it has its own or no tier."""
+        tier = self._tiers.tiers.get(str(job.meta.get("tier")))
+        if tier and not any(job.retry_intervals or []):
+            return tier.retry
+        return job.get_retry_interval() if job.should_retry else 0
+
+    def _postpone(self, ended: Ended, queue: Queue, delay_s: float) -> None:
+        """Run the job again after `delay_s`, unless its caller has cancelled it meanwhile."""
+        job = ended.claim.job
+        worker = self._worker.name
+        verdict = postpone(
+            self._connection, worker, ended.claim, delay_s=delay_s, ended_at=ended.ended_at
+        )
+        if verdict == "written":
+            extra = {"event": "job.postponed", "job_id": job.id, "delay_s": delay_s}
+            logger.info("job postponed", extra=extra)
+        elif verdict == "stop":
+            self._stop(job, queue)
 
     def _stop(self, job: Job, queue: Queue) -> None:
         self._worker._stopped_job_id = job.id

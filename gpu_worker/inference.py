@@ -34,7 +34,6 @@ class Failed:
 
     failure: Failure
     exc_string: str
-    retryable: bool
     error: BaseException
 
 
@@ -78,17 +77,13 @@ async def _run(job: Job, runner: Runner) -> Ending:
     except EngineDead:
         raise
     except EngineError as error:
-        return _failed(error, error.code, str(error), error.retryable)
+        return _failed(error, error.code, str(error))
     except TimeoutError as error:
-        return _failed(
-            error, "timeout", f"the job ran for more than {job.timeout} s", retryable=True
-        )
+        return _failed(error, "timeout", f"the job ran for more than {job.timeout} s")
     except DeserializationError as error:
-        return _failed(
-            error, "invalid_record", f"{UNREADABLE}: {error.__cause__ or error}", retryable=False
-        )
+        return _failed(error, "invalid_record", f"{UNREADABLE}: {error.__cause__ or error}")
     except Exception as error:
-        return _failed(error, "job_failed", f"{type(error).__name__}: {error}", retryable=True)
+        return _failed(error, "job_failed", f"{type(error).__name__}: {error}")
 
 
 async def _infer(job: Job, engine: Engine, tiers: TierTable) -> dict[str, Any]:
@@ -124,11 +119,11 @@ def _timeout(job: Job) -> float | None:
     return job.timeout if job.timeout and job.timeout > 0 else None
 
 
-def _failed(error: BaseException, code: str, message: str, retryable: bool) -> Failed:
+def _failed(error: BaseException, code: str, message: str) -> Failed:
     expected = isinstance(error, EngineError | DeserializationError)
     text = (
         f"{type(error).__name__}: {message}"
         if expected
         else "".join(traceback.format_exception(error))
     )
-    return Failed(Failure(code=code, message=message), text, retryable, error)
+    return Failed(Failure(code=code, message=message), text, error)

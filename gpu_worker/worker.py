@@ -125,7 +125,7 @@ class GPUWorker(Worker):
         self._claims = Claims(
             once, self.name, self.queue_names(), settings.lease_s, self.serializer
         )
-        self._finisher = Finisher(self, self._commands)
+        self._finisher = Finisher(self, self._commands, settings.tiers())
         tell = Callbacks(self._finisher.put, lambda: self._claiming.on_left())
         callables = Callables(threads=min(self._max_inflight, MAX_THREADS))
         self._inflight = Inflight(Runner(engine, settings.tiers(), callables), tell)

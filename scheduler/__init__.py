@@ -4,6 +4,8 @@ jobs        a job's states and what may be said of it
 submit      tier -> queue, through RQ
 claim       a worker takes jobs, renews their leases, hands them back
 finish      a worker writes how its jobs ended
+retry       whether a failed job runs again, and when
+postpone    it waits for that
 cancel      a caller takes a job back
 dead_letters  what is parked for a person, with its command line
 rescue      jobs of dead workers go back to their queue, or become dead letters

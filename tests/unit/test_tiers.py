@@ -61,6 +61,11 @@ def test_the_shipped_table_routes_premium_high_and_the_rest_low() -> None:
             "must contain 'low'",
         ),
         ("max: 2,", "max: 2, wait: 1,", "wait: 1", "tiers.premium.retry.wait: unknown key"),
+        ("max: 2,", "max: 21,", "max: 21", "tiers.premium.retry.max: Input should be less"),
+        ("base_s: 5", "base_s: 0", "base_s: 0", "tiers.batch.retry.base_s: Input should be gr"),
+        ("base_s: 5", "base_s: .nan", "base_s: .nan", "tiers.batch.retry.base_s: Input should be"),
+        ("cap_s: 60", "cap_s: .inf", "cap_s: .inf", "tiers.standard.retry.cap_s: Input should be"),
+        ("cap_s: 10", "cap_s: 0.5", "cap_s: 0.5", "tiers.premium.retry: cap_s must not be below"),
     ],
 )
 def test_a_fault_is_named_with_its_line_and_key(
