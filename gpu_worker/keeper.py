@@ -55,6 +55,7 @@ class Keeper:
                     yield event
             self._failures = 0
         except EngineDead:
+            self._is_up.clear()
             self._died.set()
             raise
         finally:

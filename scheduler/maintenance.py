@@ -1,6 +1,7 @@
 """Maintenance: the process that does every queue's periodic duties, each surviving its own failure.
 
-rescue       jobs of dead workers, twice a second    scheduler.rescue
+rescue       jobs of dead workers, twice a second    scheduler.rescue; a lease after Redis was away, so
+                                                     that workers can renew theirs first
 schedule     retries and scheduled jobs when due     RQ's scheduler, which locks out a second one
 registries   ended jobs past their time              RQ's clean-up
 
@@ -36,8 +37,10 @@ class Maintenance:
     connection: Redis
     queues: list[str]
     max_deliveries: int
+    lease_s: float
     _scheduler: RQScheduler = field(init=False)
     _until_registries_s: float = field(init=False, default=0.0)
+    _until_rescue_s: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         self._scheduler = RQScheduler(
@@ -50,7 +53,9 @@ class Maintenance:
 
     def upkeep(self) -> None:
         """Do every duty that is due; called every TICK_S."""
-        self._attempt(self._rescue)
+        self._until_rescue_s -= TICK_S
+        if self._until_rescue_s <= 0 and not self._attempt(self._rescue):
+            self._until_rescue_s = self.lease_s
         self._attempt(self._schedule)
         self._until_registries_s -= TICK_S
         if self._until_registries_s <= 0:
@@ -83,7 +88,8 @@ class Maintenance:
         if gone:
             self.connection.zrem(registry.key, *gone)
 
-    def _attempt(self, duty: Callable[[], object]) -> None:
+    def _attempt(self, duty: Callable[[], object]) -> bool:
+        """Whether the duty was done."""
         try:
             duty()
         except RedisError as error:
@@ -91,12 +97,17 @@ class Maintenance:
                 "duty failed",
                 extra={"event": "maintenance.failed", "duty": duty.__name__, "error": error},
             )
+            return False
+        return True
 
 
 def run(settings: Settings, stop: threading.Event) -> None:
     """Do the duties until `stop` is set."""
     maintenance = Maintenance(
-        connections.commands(settings.redis), list(settings.tiers().queues), settings.max_deliveries
+        connections.commands(settings.redis),
+        list(settings.tiers().queues),
+        settings.max_deliveries,
+        settings.lease_s,
     )
     logger.info(
         "maintenance started",

@@ -24,7 +24,7 @@ def test_a_dead_workers_jobs_and_due_retries_are_queued_again(
     expire(connection, claim)
     low = Queue("low", connection=connection, serializer=JSONSerializer)
     due = low.enqueue_in(timedelta(seconds=-5), "tests.callables.nothing")
-    maintenance = Maintenance(connection, ["high", "low"], max_deliveries=3)
+    maintenance = Maintenance(connection, ["high", "low"], max_deliveries=3, lease_s=30)
 
     until(lambda: (maintenance.upkeep(), len(low.job_ids) == 2)[1])
 
@@ -36,7 +36,9 @@ def test_a_second_one_at_the_same_time_is_harmless(connection: Redis, submitter:
     submit(submitter, "batch", 5)
     for claim in claims_of(connection).take(5):
         expire(connection, claim)
-    first, second = (Maintenance(connection, ["low"], max_deliveries=3) for _ in range(2))
+    first, second = (
+        Maintenance(connection, ["low"], max_deliveries=3, lease_s=30) for _ in range(2)
+    )
 
     first.upkeep()
     second.upkeep()
@@ -53,7 +55,7 @@ def test_ids_of_canceled_jobs_go_when_their_records_have_gone(
         cancel.cancel(connection, jobs.fetch(connection, job_id))
     connection.delete(f"rq:job:{gone}")
 
-    Maintenance(connection, ["low"], max_deliveries=3).upkeep()
+    Maintenance(connection, ["low"], max_deliveries=3, lease_s=30).upkeep()
 
     assert connection.zrange("rq:canceled:low", 0, -1) == [kept.encode()]
 
@@ -69,6 +71,28 @@ def test_a_duty_that_fails_does_not_stop_the_others(
         raise RedisError("away")
 
     monkeypatch.setattr("scheduler.maintenance.rescue", unreachable)
-    Maintenance(connection, ["low"], max_deliveries=3).upkeep()
+    Maintenance(connection, ["low"], max_deliveries=3, lease_s=30).upkeep()
 
     assert connection.zcard("rq:canceled:low") == 0
+
+
+def test_after_redis_was_away_workers_can_renew_before_their_jobs_are_taken_back(
+    connection: Redis, submitter: Submitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit(submitter, "batch", 1)
+    [claim] = claims_of(connection).take(1)
+    maintenance = Maintenance(connection, ["low"], max_deliveries=3, lease_s=1.0)
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise RedisError("away")
+
+    with monkeypatch.context() as away:
+        away.setattr("scheduler.maintenance.rescue", unreachable)
+        maintenance.upkeep()
+    expire(connection, claim)
+    maintenance.upkeep()
+
+    assert claims_of(connection).renew([claim]) == ["held"]
+    expire(connection, claim)
+    maintenance.upkeep()
+    assert claims_of(connection).renew([claim]) == ["lost"]
