@@ -2,7 +2,7 @@
 
 The worker holds `BUFFER` jobs per seat of the engine: jobs of one length end together, and without
 others that wait inside the engine its seats would stand empty until the next claim. It claims when
-half of that buffer is used up, and when the doorbell rings.
+half of that buffer is used up; once its queues are empty, the doorbell claims.
 
 A suspect runs alone. While one stands in front of a queue, only queues before it are claimed from,
 so that the worker empties and takes the suspect; after PATIENCE_S not even those.
@@ -68,7 +68,9 @@ class Claiming:
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="claim")
         self._wake = asyncio.Event()
-        self._rung = False
+        self._is_drained = False
+        self._poll_s = FIRST_POLL_S
+        self._answered: asyncio.Future[int] = self._loop.create_future()
         self._stopped = False
         self._paused = False
         self._closed_at: float | None = None
@@ -76,7 +78,7 @@ class Claiming:
 
     async def run(self, until: Until, listener: Redis) -> None:
         """Claim until stopped, or until `until` says that it is enough."""
-        doorbell = Doorbell(listener, self._claims.queues, self._on_job)
+        doorbell = Doorbell(listener, self._claims.queues)
         try:
             await self._run(until, doorbell)
         finally:
@@ -102,11 +104,13 @@ class Claiming:
             self._wake.set()
 
     async def _run(self, until: Until, doorbell: Doorbell) -> None:
-        busy_at, pause_s = time.monotonic(), FIRST_POLL_S
+        busy_at = time.monotonic()
         while not self._stopped and not until.reached(self.num_claimed):
             self._wake.clear()
             room = until.room(self._free(), self.num_claimed)
-            num_claimed = await self._claim(room) if room else 0
+            if room and (until.burst or not self._is_drained):
+                await self._claim(room)
+                room = until.room(self._free(), self.num_claimed)
             if self._inflight or self._paused:
                 busy_at = time.monotonic()
             elif self._finisher.num_unwritten:
@@ -114,11 +118,10 @@ class Claiming:
                 continue
             elif until.idle(time.monotonic() - busy_at):
                 return
-            pause_s = await self._pause(pause_s) if self._rung and not num_claimed else FIRST_POLL_S
-            self._rung = False
-            if num_claimed < room:
-                doorbell.arm(self._claims.num_open)
-            await self._until_woken(LONGEST_WAIT_S)
+            if room:
+                await self._listen(doorbell, room)
+            else:
+                await self._until_woken(LONGEST_WAIT_S)
 
     def _free(self) -> int:
         """Return how many more jobs to hold; none while as many results wait for Redis."""
@@ -133,19 +136,17 @@ class Claiming:
         waited_s = time.monotonic() - self._closed_at if self._closed_at else 0.0
         return self._inflight.is_exclusive or waited_s > PATIENCE_S
 
-    async def _claim(self, room: int) -> int:
-        """Start up to `room` jobs and return how many, however long Redis is away."""
-        claims = await self._take(room)
-        self._note_suspects(claims)
+    async def _claim(self, room: int) -> None:
+        """Start up to `room` jobs, however long Redis is away."""
+        self._launch(await self._take(room), room)
+
+    def _launch(self, claims: list[Claim], room: int) -> None:
         for claim in claims:
             self._inflight.launch(claim)
         self.num_claimed += len(claims)
-        return len(claims)
-
-    def _note_suspects(self, claims: list[Claim]) -> None:
-        """Remember since when a suspect waits for this worker to empty."""
         is_open = self._claims.num_open == len(self._claims.queues)
-        if is_open or any(claim.alone for claim in claims):
+        self._is_drained = is_open and len(claims) < room
+        if is_open or self._inflight.is_exclusive:
             self._closed_at = None
         elif self._closed_at is None:
             self._closed_at = time.monotonic()
@@ -164,23 +165,41 @@ class Claiming:
                 pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
         return []
 
-    async def _pause(self, pause_s: float) -> float:
-        """Let a job stand that cannot be claimed now; return the next, longer pause."""
-        await self._until_woken(pause_s)
-        return min(2 * pause_s, LONGEST_POLL_S)
+    async def _listen(self, doorbell: Doorbell, room: int) -> None:
+        """Let the doorbell claim up to `room` jobs, once, until woken."""
+        self._answered = self._loop.create_future()
+        answer = partial(self._answer, room, is_empty=not self._inflight)
+        doorbell.arm(answer, self._claims.num_open)
+        await self._until_woken(LONGEST_WAIT_S)
+        if doorbell.disarm():
+            return
+        if await self._answered:
+            self._poll_s = FIRST_POLL_S
+        else:  # a job stands that cannot be claimed now
+            self._wake.clear()
+            await self._until_woken(self._poll_s)
+            self._poll_s = min(2 * self._poll_s, LONGEST_POLL_S)
+
+    def _answer(self, room: int, *, is_empty: bool) -> None:
+        """Claim, in a thread of the doorbell's."""
+        claims: list[Claim] = []
+        try:
+            claims = self._claims.take(room, is_empty=is_empty)
+        except UNAVAILABLE as error:
+            extra = {"event": "claim.waiting", "error": error}
+            logger.warning("claiming waits for Redis", extra=extra)
+        finally:
+            self._loop.call_soon_threadsafe(self._on_answer, claims, room)
+
+    def _on_answer(self, claims: list[Claim], room: int) -> None:
+        self._launch(claims, room)
+        self._answered.set_result(len(claims))
+        self._wake.set()
 
     async def _until_woken(self, longest_s: float) -> None:
-        """Wait for a job, a seat that came free, or the stop."""
+        """Wait for an answered doorbell, a seat that came free, or the stop."""
         try:
             async with asyncio.timeout(longest_s):
                 await self._wake.wait()
         except TimeoutError:
             return
-
-    def _on_job(self) -> None:
-        """Claim: the doorbell rang, in a thread of its own."""
-        self._loop.call_soon_threadsafe(self._on_ring)
-
-    def _on_ring(self) -> None:
-        self._rung = True
-        self._wake.set()

@@ -1,8 +1,9 @@
-"""Doorbell: an idle worker learns at once that a job stands in one of its queues.
+"""Doorbell: an idle worker takes a job at the instant at which it comes.
 
 One thread per queue blocks in `BLMOVE queue queue LEFT LEFT`: the head of the list is put back
 where it was, in the same atomic step, so this waits for a job without taking it. It works for any
-producer, plain RQ's included, and for jobs that a rescue or a retry put back.
+producer, plain RQ's included, and for jobs that a rescue or a retry put back. The thread that sees
+a job claims at once, itself: going through the event loop first would cost as much again.
 """
 
 import logging
@@ -21,13 +22,17 @@ LISTEN_S = 5
 """How long one call blocks; then it is made anew, or the thread ends."""
 PAUSE_S = 1.0
 
+Answer = Callable[[], None]
+"""What to do for a job; called in a thread of the doorbell's."""
+
 
 class Doorbell:
-    """Calls `ring`, from a thread, when a queue has a job; once for every `arm`."""
+    """Has one thread answer when a queue has a job; once for every `arm`."""
 
-    def __init__(self, listener: Redis, queues: Sequence[str], ring: Callable[[], None]) -> None:
+    def __init__(self, listener: Redis, queues: Sequence[str]) -> None:
         self._listener = listener
-        self._ring = ring
+        self._lock = threading.Lock()
+        self._answer: Answer | None = None
         self._armed = [threading.Event() for _ in queues]
         self._stopped = False
         self._threads = [
@@ -37,15 +42,28 @@ class Doorbell:
         for thread in self._threads:
             thread.start()
 
-    def arm(self, num_queues: int | None = None) -> None:
-        """Ring at the next job, in the first so many queues only."""
+    def arm(self, answer: Answer, num_queues: int) -> None:
+        """Answer the next job in the first so many queues."""
+        with self._lock:
+            self._answer = answer
         for armed in self._armed[:num_queues]:
             armed.set()
 
+    def disarm(self) -> bool:
+        """Answer nothing more; False if the last answer is on its way already."""
+        return self._take_answer() is not None
+
     def stop(self) -> None:
-        """Let the threads end; they ring no more."""
+        """Let the threads end."""
         self._stopped = True
-        self.arm()
+        self.disarm()
+        for armed in self._armed:
+            armed.set()
+
+    def _take_answer(self) -> Answer | None:
+        with self._lock:
+            answer, self._answer = self._answer, None
+        return answer
 
     def _listen(self, queue: str, armed: threading.Event) -> None:
         key = keys.queue(queue)
@@ -58,6 +76,7 @@ class Doorbell:
                     logger.warning("waiting for jobs interrupted", extra=extra)
                     time.sleep(PAUSE_S)
                 continue
-            if found is not None and not self._stopped:
+            if found is not None:
                 armed.clear()
-                self._ring()
+                if answer := self._take_answer():
+                    answer()

@@ -1,7 +1,7 @@
 """Maintenance: the process that does every queue's periodic duties, each surviving its own failure.
 
-rescue       jobs of dead workers, twice a second    scheduler.rescue; a lease after Redis was away, so
-                                                     that workers can renew theirs first
+rescue       jobs of dead workers, twice a second    scheduler.rescue; a lease after Redis was away,
+                                                     so that workers can renew theirs first
 schedule     retries and scheduled jobs when due     RQ's scheduler, which locks out a second one
 registries   ended jobs past their time              RQ's clean-up
 

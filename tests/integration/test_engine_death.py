@@ -9,6 +9,7 @@ from redis import Redis
 from rq import Queue
 from rq.registry import FailedJobRegistry, StartedJobRegistry
 from rq.serializers import JSONSerializer
+from rq.suspension import resume, suspend
 
 from scheduler import jobs, keys
 from scheduler.jobs import JobView, Request
@@ -97,8 +98,10 @@ def test_a_suspect_waits_for_its_turn_and_lets_higher_queues_pass(
     long = submitter.submit(request(400), tier="batch").id
     start_worker()
     until(lambda: view_of(connection, long).status == "running")
+    suspend(connection)
     suspect = submitter.submit(request(), tier="batch")
     connection.hset(suspect.key, "suspect", 1)
+    resume(connection)
     behind = submitter.submit(request(), tier="batch").id
     high = submitter.submit(request(), tier="premium").id
 
