@@ -85,7 +85,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A job parked for a person; `attempts` are the failures RQ kept (10 at most)."""
+    """A job parked for a person; `attempts` is how often it was started."""
 
     id: str
     queue: str
@@ -166,7 +166,7 @@ def _letter(queue: str, entry: list[Any]) -> DeadLetter | None:
     """Return the dead letter; None if its record is gone or says that it is not failed."""
     if len(entry) == 2 or entry[2] != b"failed":
         return None
-    job_id, _score, _status, meta, ended_at, deaths, results, text = entry
+    job_id, _score, _status, meta, ended_at, deaths, attempts, text = entry
     known = read_meta(meta) or {}
     cause = _cause(known, _text(text))
     return DeadLetter(
@@ -176,7 +176,7 @@ def _letter(queue: str, entry: list[Any]) -> DeadLetter | None:
         cause=cause["code"],
         message=cause["message"][:MOST_MESSAGE],
         ended_at=_instant(ended_at),
-        attempts=results,
+        attempts=int(attempts or 1),
         worker_deaths=int(deaths or 0),
         meta=meta or b"",
     )

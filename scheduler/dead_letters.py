@@ -2,8 +2,9 @@
 
 A dead letter is a job that is `failed` and stands in its queue's failed registry. Replaying takes
 it out and puts it at the end of its queue as if it had never run: the deaths of its workers, a stop
-that was asked for and the cause are forgotten, the retries of its tier renewed. Replaying and
-purging one are each one atomic step, so two people at once never do it twice.
+that was asked for and the cause are forgotten, the retries of its tier renewed; what was a suspect
+still runs alone. Replaying and purging one are each one atomic step, so two people at once never do
+it twice.
 
 python -m scheduler.dead_letters --help
 """

@@ -13,8 +13,9 @@ RQ's (written as RQ would; `tests/contract` compares):
     rq:scheduled:{queue}            zset    job id -> due (epoch s)
     rq:worker:{name}                hash    a worker
 
-Fields of our own in `rq:job:{job}`: `worker_deaths` (count) and `suspect` (1 from the first death
-until the job ends), `stop_requested` (1 once a caller cancelled it).
+Fields of our own in `rq:job:{job}`, gone once it has succeeded: `attempts` (how often it was
+started), `worker_deaths` (how many of them died) and `suspect` (1 from the first death on),
+`stop_requested` (1 once a caller cancelled it).
 
 Ours:
 

@@ -33,6 +33,7 @@ local function start(job, place, alone)
   redis.call('ZADD', KEYS[2 * place], score, job .. ':' .. execution)
   redis.call('HSET', 'rq:job:' .. job, 'status', 'started', 'started_at', now_text,
     'last_heartbeat', now_text, 'worker_name', worker)
+  redis.call('HINCRBY', 'rq:job:' .. job, 'attempts', 1)
   redis.call('PERSIST', 'rq:job:' .. job)
   claimed[#claimed + 1] = {job, execution, place, alone, redis.call('HGETALL', 'rq:job:' .. job)}
 end

@@ -2,8 +2,8 @@
 --
 -- KEYS   1 rq:failed:{q}
 -- ARGV   1 most entries   then, to go on behind an entry whether or not it still stands there: 2 its score   3 its job id
--- reply  list, one per entry: {job id, score, status, meta, ended_at, worker_deaths, results in its stream, failure text
---        of the latest (base64 of zlib)}; a dropped id is {job id, score}; what a record lacks is false
+-- reply  list, one per entry: {job id, score, status, meta, ended_at, worker_deaths, attempts, failure text of the latest
+--        result (base64 of zlib)}; a dropped id is {job id, score}; what a record lacks is false
 --
 -- Entries of one score stand in the order of their bytes. Lua's own comparison is the locale's; `before` is not.
 local key, limit, score, job = KEYS[1], tonumber(ARGV[1]), ARGV[2], ARGV[3]
@@ -47,10 +47,10 @@ for i = 1, #found, 2 do
     redis.call('ZREM', key, id)
     entries[#entries + 1] = {id, found[i + 1]}
   else
-    local fields = read('HMGET', 'rq:job:' .. id, 'status', 'meta', 'ended_at', 'worker_deaths')
-    local results = read('XLEN', 'rq:results:' .. id)
+    local fields = read('HMGET', 'rq:job:' .. id, 'status', 'meta', 'ended_at', 'worker_deaths',
+      'attempts')
     entries[#entries + 1] = {id, found[i + 1], fields[1] or false, fields[2] or false, fields[3] or false,
-      fields[4] or false, type(results) == 'number' and results or 0, failure_text(id)}
+      fields[4] or false, fields[5] or false, failure_text(id)}
   end
 end
 return entries

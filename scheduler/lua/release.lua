@@ -11,6 +11,7 @@ for i = #ARGV - 2, 1, -3 do
     redis.call('DEL', 'rq:execution:' .. member)
     redis.call('ZREM', 'rq:executions:' .. job, execution)
     redis.call('HSET', 'rq:job:' .. job, 'status', 'queued', 'started_at', '', 'worker_name', '')
+    redis.call('HINCRBY', 'rq:job:' .. job, 'attempts', -1)
     redis.call('LPUSH', 'rq:queue:' .. queue, job)
     released = released + 1
   end

@@ -1,4 +1,4 @@
--- replay: put a dead letter back at the end of its queue, as if it had never run.
+-- replay: put a dead letter back at the end of its queue, as if it had never run; a suspect stays one.
 --
 -- KEYS   1 rq:job:{id}   2 rq:failed:{q}   3 rq:queue:{q}
 -- ARGV   1 job id   2 now (RQ's text form)   3 meta as it was read   4 meta to write ('' to leave it)
@@ -17,7 +17,7 @@ if (redis.call('HGET', KEYS[1], 'meta') or '') ~= ARGV[3] then return 'changed' 
 redis.call('ZREM', KEYS[2], job)
 redis.call('HSET', KEYS[1], 'status', 'queued', 'enqueued_at', ARGV[2], 'started_at', '', 'ended_at', '',
   'last_heartbeat', '', 'worker_name', '')
-redis.call('HDEL', KEYS[1], 'worker_deaths', 'stop_requested', 'number_of_retries', 'exc_info')
+redis.call('HDEL', KEYS[1], 'attempts', 'worker_deaths', 'stop_requested', 'number_of_retries', 'exc_info')
 if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'meta', ARGV[4]) end
 if ARGV[5] ~= '' then redis.call('HSET', KEYS[1], 'retries_left', ARGV[5]) end
 local ttl = tonumber(redis.call('HGET', KEYS[1], 'ttl') or '')

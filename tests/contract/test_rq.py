@@ -18,6 +18,7 @@ Snapshot = dict[str, object]
 
 # What differs between two executions, whoever runs them.
 INSTANTS = {"created_at", "enqueued_at", "started_at", "ended_at", "last_heartbeat"}
+OURS = {"attempts"}  # fields that RQ does not know and leaves alone
 NAMES = {"worker_name", "origin", "execution_id", "execution_started_at", "execution_ended_at"}
 
 
@@ -60,6 +61,7 @@ def _reduced(fields: dict[bytes, bytes], hidden: set[str]) -> dict[str, object]:
     return {
         key.decode(): bool(value) if key.decode() in hidden | texts else value
         for key, value in fields.items()
+        if key.decode() not in OURS
     }
 
 

@@ -51,7 +51,7 @@ def test_a_list_has_the_cause_of_each_and_no_prompt(
         "queue": "low",
         "cause": "timeout",
         "message": "it ended with timeout",
-        "attempts": 0,
+        "attempts": 1,
         "worker_deaths": 0,
         "url": f"{URL}/{job_id}",
     }

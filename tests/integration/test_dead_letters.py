@@ -128,7 +128,7 @@ def test_a_dead_letter_says_why_when_and_how_often(
     [letter] = letters.page(ANY).letters
 
     assert (letter.id, letter.queue, letter.tier) == (claim.job.id, "low", "batch")
-    assert (letter.cause, letter.attempts, letter.worker_deaths) == ("engine_crash", 1, 2)
+    assert (letter.cause, letter.attempts, letter.worker_deaths) == ("engine_crash", 2, 2)
     assert "died 2 times" in letter.message
     assert letter.ended_at is not None
     view = jobs.view(letters.get(letter.id))
