@@ -114,7 +114,7 @@ class Claiming:
             if self._inflight or self._paused:
                 busy_at = time.monotonic()
             elif self._finisher.num_unwritten:
-                await self._finisher.settle()  # what it writes may put new jobs into our queues
+                await self._until_settled()  # what is written may put new jobs into our queues
                 continue
             elif until.idle(time.monotonic() - busy_at):
                 return
@@ -195,6 +195,14 @@ class Claiming:
         self._launch(claims, room)
         self._answered.set_result(len(claims))
         self._wake.set()
+
+    async def _until_settled(self) -> None:
+        """Wait for every ending to be written, or the stop."""
+        settling = self._loop.create_task(self._finisher.settle())
+        waking = self._loop.create_task(self._wake.wait())
+        await asyncio.wait({settling, waking}, return_when=asyncio.FIRST_COMPLETED)
+        settling.cancel()
+        waking.cancel()
 
     async def _until_woken(self, longest_s: float) -> None:
         """Wait for an answered doorbell, a seat that came free, or the stop."""

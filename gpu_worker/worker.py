@@ -18,7 +18,9 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -156,7 +158,8 @@ class GPUWorker(Worker):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self.teardown()
+            with suppress(*UNAVAILABLE):  # the record expires by itself
+                self.teardown()
 
     async def _on_engine_death(self, inside: frozenset[str]) -> None:
         """Give what was inside back to its queues, where each job waits to run alone."""
@@ -282,15 +285,19 @@ class GPUWorker(Worker):
 
     async def _drain(self, drain_s: float | None) -> None:
         """Finish what is in flight for up to `drain_s` (None: however long), hand back the rest."""
-        finishing = self._loop.create_task(self._inflight.until_empty())
-        forced = self._loop.create_task(self._forced.wait())
-        either = asyncio.FIRST_COMPLETED
-        await asyncio.wait({finishing, forced}, timeout=drain_s, return_when=either)
-        finishing.cancel()
-        forced.cancel()
+        await self._unless_forced(self._inflight.until_empty(), drain_s)
         await self._hand_back(await self._inflight.drop_all())
         if not self._failure:
-            await self._finisher.settle()
+            await self._unless_forced(self._finisher.settle(), drain_s)
+
+    async def _unless_forced(self, work: Coroutine[Any, Any, None], most_s: float | None) -> None:
+        """Let `work` go on for up to `most_s`, or until a second signal."""
+        working = self._loop.create_task(work)
+        forced = self._loop.create_task(self._forced.wait())
+        either = asyncio.FIRST_COMPLETED
+        await asyncio.wait({working, forced}, timeout=most_s, return_when=either)
+        working.cancel()
+        forced.cancel()
 
     async def _hand_back(self, claims: list[Claim]) -> None:
         """Put jobs in front of their queues, uncharged; without Redis their leases must expire."""

@@ -130,3 +130,29 @@ def test_jobs_in_flight_end_once_though_the_server_is_killed_under_them(
     for process in (server, again):
         assert process.stderr is not None
         process.stderr.close()
+
+
+def test_a_worker_whose_redis_is_gone_leaves_at_the_second_signal(
+    tmp_path: Path, start_worker: StartWorker
+) -> None:
+    port = free_port()
+    url = f"redis://127.0.0.1:{port}/0"
+    server = start(tmp_path, port)
+    with connections.commands(url) as client:
+        until(lambda: answers(client))
+        submitter = Submitter(client, Settings().tiers())
+        request = Request(endpoint="/v1/completions", body={"prompt": "1", "max_tokens": 150})
+        for _ in range(5):
+            submitter.submit(request, tier="batch")
+        worker = start_worker("low", REDIS_URL=url)
+        until(lambda: client.zcard("rq:wip:low") == 5)
+
+    server.kill()
+    server.communicate()
+    until(lambda: "results wait for Redis" in worker.log)
+    worker.signal(signal.SIGTERM)
+    until(lambda: "worker draining" in worker.log)
+    worker.signal(signal.SIGTERM)
+
+    assert worker.wait() == 0, worker.log
+    assert "Traceback" not in worker.log
