@@ -11,6 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from rq import Retry
 from rq.exceptions import DeserializationError
 from rq.job import Job
 from rq.utils import utcformat
@@ -73,7 +74,7 @@ async def _run(job: Job, runner: Runner) -> Ending:
         async with asyncio.timeout(_timeout(job)):
             if job.func_name == FUNCTION:
                 return Finished(await _infer(job, runner.engine, runner.tiers))
-            return Finished(await runner.callables.call(job))
+            return Finished(_storable(job, await runner.callables.call(job)))
     except EngineDead:
         raise
     except EngineError as error:
@@ -82,8 +83,15 @@ async def _run(job: Job, runner: Runner) -> Ending:
         return _failed(error, "timeout", f"the job ran for more than {job.timeout} s")
     except DeserializationError as error:
         return _failed(error, "invalid_record", f"{UNREADABLE}: {error.__cause__ or error}")
-    except Exception as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # a job does not end its worker
         return _failed(error, "job_failed", f"{type(error).__name__}: {error}")
+
+
+def _storable(job: Job, value: Any) -> Any:
+    """Return what a function returned; raises what the serializer says against it."""
+    if not isinstance(value, Retry):
+        job.serializer.dumps(value)
+    return value
 
 
 async def _infer(job: Job, engine: Engine, tiers: TierTable) -> dict[str, Any]:

@@ -9,6 +9,7 @@ the client of `Claims` must not repeat commands by itself.
 A suspect, a job that was in flight when a worker or an engine died, is claimed alone.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +23,10 @@ from rq.serializers import JSONSerializer
 from rq.utils import utcformat
 
 from scheduler import keys
+
+logger = logging.getLogger(__name__)
+
+_INSTANTS = (b"created_at", b"enqueued_at", b"started_at", b"ended_at", b"last_heartbeat")
 
 Verdict = Literal["held", "lost", "stop"]
 
@@ -87,7 +92,7 @@ class Claims:
         job_id, execution, place, alone, flat = entry
         fields = cast(list[bytes], flat)
         job = Job(_text(job_id), connection=self.connection, serializer=self.serializer)
-        job.restore(dict(zip(fields[::2], fields[1::2], strict=True)))
+        _restore(job, dict(zip(fields[::2], fields[1::2], strict=True)))
         queue = self.queues[cast(int, place) - 1]
         return Claim(job, _text(execution), queue, now, alone=bool(alone))
 
@@ -122,6 +127,21 @@ class Claims:
     def _release(self, executions: Sequence[tuple[str, str, str]]) -> int:
         args = [part for execution in executions for part in execution]
         return int(keys.script(self.connection, "release")(args=args)) if args else 0
+
+
+def _restore(job: Job, fields: dict[bytes, bytes]) -> None:
+    """Fill `job` from its record; one that cannot be read gets no data, and fails for that."""
+    try:
+        instants = {name: fields.pop(name) for name in _INSTANTS if name in fields}
+        job.restore(fields)
+        for name, text in instants.items():  # RQ's own strptime takes longer than all the rest
+            setattr(job, name.decode(), datetime.fromisoformat(text.decode()) if text else None)
+        if not isinstance(job.meta, dict) or "unserialized" in job.meta:
+            raise ValueError("its meta is no JSON object")
+    except Exception as error:  # whatever somebody may have written there
+        extra = {"event": "claim.unreadable", "job_id": job.id, "error": error}
+        logger.error("a job's record cannot be read", extra=extra)
+        job.data, job.meta = b"unreadable", {}
 
 
 def _flat(claims: Sequence[Claim]) -> list[str]:

@@ -16,6 +16,7 @@ from rq.utils import utcformat
 
 from scheduler import keys
 from scheduler.claim import Claim
+from scheduler.jobs import FUNCTION
 
 Written = Literal["written", "lost", "dependents"]
 
@@ -51,7 +52,7 @@ def _entry(success: Success) -> tuple[str | float | bytes, ...]:
         success.ended_at.timestamp(),
         value,
         success.result_ttl,
-        job.serializer.dumps(job.meta) if job.meta else "",
+        job.serializer.dumps(job.meta) if job.func_name == FUNCTION else "",
     )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -57,3 +58,15 @@ def die() -> None:
 async def wait_for(path: str) -> None:
     while not Path(path).exists():
         await asyncio.sleep(0.02)
+
+
+def no_json() -> set[int]:
+    return {1}
+
+
+def leave() -> None:
+    sys.exit("I leave")
+
+
+async def leave_later() -> None:
+    sys.exit("I leave")
