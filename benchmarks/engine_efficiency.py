@@ -1,9 +1,10 @@
 """How much of the engine reaches jobs that come through the queue.
 
 Tokens per second of jobs through RQ, GPUWorker and vLLM, over tokens per second of the same prompts
-given to `AsyncLLM.generate` all at once: same engine settings, same run, alternating, median of the
-pairs. The worker is a process of its own, started as in the Procfile; every job asks for the same
-number of tokens (`ignore_eos`), so that nothing but time differs.
+given to `AsyncLLM.generate` all at once: same engine settings, same event loop, same run,
+alternating, median of the pairs. The worker is a process of its own, started as in the Procfile;
+every job asks for the same number of tokens (`ignore_eos`), so that nothing but time differs. Then
+the same once more while 100,000 further jobs wait behind those that are measured.
 """
 
 import argparse
@@ -17,20 +18,24 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import uvloop
 from redis import Redis
+from rq import Queue
+from rq.serializers import JSONSerializer
 
 from benchmarks import report
 from config import connections, embedded_redis
-from config.settings import Settings, load
+from config.settings import load
 from gpu_worker.vllm_engine import VLLMEngine
-from scheduler.jobs import Request, fetch
-from scheduler.submit import Submitter
+from scheduler.jobs import FUNCTION, Request, fetch
 from scheduler.workers import alive
 
 NAME = "engine_efficiency"
 QUEUE, TIER = "low", "batch"
+CHUNK = 5_000
 
 
 def prompts(count: int, seed: int) -> list[str]:
@@ -59,28 +64,43 @@ async def direct(engine: VLLMEngine, texts: list[str], tokens: int) -> float:
     return sum(counts) / (time.perf_counter() - begun)
 
 
-def through_queue(connection: Redis, settings: Settings, texts: list[str], tokens: int) -> float:
-    """Return tokens per second of the same prompts as jobs, first claim to last result in Redis.
+def fill(connection: Redis, texts: list[str], tokens: int) -> None:
+    """Add a job for every prompt."""
+    queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
+    meta = {"tier": TIER, "tenant": "default", "metadata": {}}
+    for at in range(0, len(texts), CHUNK):
+        bodies = [
+            {"prompt": text, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+            for text in texts[at : at + CHUNK]
+        ]
+        requests = [Request(endpoint="/v1/completions", body=body) for body in bodies]
+        data = [
+            Queue.prepare_data(FUNCTION, args=(r,), timeout=600, result_ttl=600, meta=meta)
+            for r in requests
+        ]
+        queue.enqueue_many(data)
 
-    The jobs are submitted while RQ is suspended; a worker notices its end within a quarter second,
+
+def through_queue(connection: Redis, jobs: int, tokens: int) -> float:
+    """Return tokens per second of the next `jobs` jobs, first claim to last result in Redis.
+
+    They stand in the queue while RQ is suspended; a worker notices its end within a quarter second,
     which is not counted.
     """
-    connection.set("rq:suspended", 1)
-    submitter = Submitter(connection, settings.tiers())
     finished = f"rq:finished:{QUEUE}"
     before = connection.zcard(finished)
-    ids = []
-    for text in texts:
-        body = {"prompt": text, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
-        request = Request(endpoint="/v1/completions", body=body)
-        ids.append(submitter.submit(request, tier=TIER).id)
+    head = connection.lindex(f"rq:queue:{QUEUE}", 0).decode()
     connection.delete("rq:suspended")
-    while connection.zcard(finished) - before < len(texts):
+    while connection.zcard(finished) - before < jobs:
         time.sleep(0.02)
     ended = time.time()
-    begun = fetch(connection, ids[0]).started_at  # the head of the queue: in the first claim
+    num_ended = connection.zcard(finished) - before
+    connection.set("rq:suspended", 1)
+    while connection.zcard(f"rq:wip:{QUEUE}"):
+        time.sleep(0.02)
+    begun = fetch(connection, head).started_at
     assert begun is not None
-    return len(texts) * tokens / (ended - begun.timestamp())
+    return num_ended * tokens / (ended - begun.timestamp())
 
 
 @contextmanager
@@ -100,39 +120,53 @@ def worker(connection: Redis, environment: dict[str, str]) -> Iterator[None]:
         process.wait()
 
 
-async def measure(url: str, jobs: int, tokens: int, pairs: int) -> dict[str, float]:
-    """Return the figures of `pairs` pairs."""
-    settings = load()
+@dataclass
+class Pairs:
+    """Alternating measurements, and what they gave."""
+
+    engine: VLLMEngine
+    connection: Redis
+    jobs: int
+    tokens: int
+
+    async def run(self, pairs: int, backlog: int) -> dict[str, float]:
+        """Return medians of `pairs` pairs with `backlog` jobs waiting behind the measured ones."""
+        fill(self.connection, prompts(backlog, seed=backlog), self.tokens)
+        measured = []
+        for pair in range(-1, pairs):  # the first one only warms both up
+            rates = await self._pair(pair)
+            line = "direct {:7.0f} tok/s, queue {:7.0f} tok/s".format(*rates)
+            name = f"pair {pair + 1}" if pair >= 0 else "warm-up"
+            ratio = rates[1] / rates[0]
+            print(f"{name:8} {line}, {ratio:.3f}, {backlog:,} behind", file=sys.stderr)
+            if pair >= 0:
+                measured.append((*rates, ratio))
+        names = ("direct_tokens_per_s", "through_queue_tokens_per_s", "through_queue_vs_direct")
+        medians = (statistics.median(values) for values in zip(*measured, strict=True))
+        return dict(zip(names, medians, strict=True))
+
+    async def _pair(self, pair: int) -> tuple[float, float]:
+        texts = prompts(self.jobs, seed=pair)
+        direct_rate = await direct(self.engine, texts, self.tokens)
+        fill(self.connection, texts, self.tokens)
+        queue_rate = await asyncio.to_thread(through_queue, self.connection, self.jobs, self.tokens)
+        return direct_rate, queue_rate
+
+
+async def measure(url: str, args: argparse.Namespace) -> dict[str, float]:
+    """Return the figures."""
     connection = connections.commands(url)
-    engine = await VLLMEngine.start(settings)
-    ratios, direct_rates, queue_rates = [], [], []
+    engine = await VLLMEngine.start(load())
+    pairs = Pairs(engine, connection, args.jobs, args.tokens)
     try:
         with worker(connection, {"REDIS_URL": url}):
-            for pair in range(-1, pairs):  # the first one only warms both up
-                texts = prompts(jobs, seed=pair)
-                direct_rate = await direct(engine, texts, tokens)
-                queue_rate = await asyncio.to_thread(
-                    through_queue, connection, settings, texts, tokens
-                )
-                ratio = queue_rate / direct_rate
-                line = (
-                    f"direct {direct_rate:7.0f} tok/s, queue {queue_rate:7.0f} tok/s, {ratio:.3f}"
-                )
-                print(f"{'warm-up' if pair < 0 else f'pair {pair + 1}':8} {line}", file=sys.stderr)
-                if pair >= 0:
-                    ratios.append(ratio)
-                    direct_rates.append(direct_rate)
-                    queue_rates.append(queue_rate)
+            connection.set("rq:suspended", 1)
+            figures = await pairs.run(args.pairs, backlog=0)
+            deep = await pairs.run(args.pairs, backlog=args.backlog)
+            connection.delete(f"rq:queue:{QUEUE}")
     finally:
         await engine.stop()
-    return {
-        "through_queue_vs_direct": statistics.median(ratios),
-        "direct_tokens_per_s": statistics.median(direct_rates),
-        "through_queue_tokens_per_s": statistics.median(queue_rates),
-        "jobs": jobs,
-        "tokens_per_job": tokens,
-        "seats": engine.seats,
-    }
+    return figures | {f"{name}_{args.backlog // 1000}k": value for name, value in deep.items()}
 
 
 def main() -> None:
@@ -142,13 +176,15 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1280)
     parser.add_argument("--tokens", type=int, default=64, help="output tokens of every job")
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--backlog", type=int, default=100_000, help="jobs that wait behind")
     args = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="slalom-benchmark-") as directory,
         embedded_redis.running(Path(directory)) as url,
     ):
         os.environ["REDIS_URL"] = url
-        figures = asyncio.run(measure(url, args.jobs, args.tokens, args.pairs))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            figures = runner.run(measure(url, args))
     report.emit(NAME, figures, as_json=args.json)
 
 

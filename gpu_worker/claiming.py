@@ -64,6 +64,7 @@ class Claiming:
         self._inflight = inflight
         self._finisher = finisher
         self._most = most
+        self._seats = seats
         self._refill = max(1, (most - seats) // 2)
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="claim")
@@ -109,7 +110,7 @@ class Claiming:
             self._wake.clear()
             room = until.room(self._free(), self.num_claimed)
             if room and (until.burst or not self._is_drained):
-                await self._claim(room)
+                await self._claim(min(room, self._seats))  # so that the first ones start the sooner
                 room = until.room(self._free(), self.num_claimed)
             if self._inflight or self._paused:
                 busy_at = time.monotonic()

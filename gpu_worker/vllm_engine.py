@@ -86,12 +86,12 @@ class VLLMEngine:
     @classmethod
     async def start(cls, settings: Settings) -> "VLLMEngine":
         """Return a ready engine; takes tens of seconds, most of them in a thread."""
-        _prepare_environment(settings)
-        args = parse_flags(settings)
         try:
-            llm = await _start_apart(args)
+            args, llm = await _load_apart(settings)
             state = SimpleNamespace()
             await _init_app_state()(llm, state, args, await llm.get_supported_tasks())
+        except EngineStartError:
+            raise
         except Exception as error:
             raise EngineStartError(
                 f"vLLM cannot serve {settings.model}: {_one_line(error)}"
@@ -130,14 +130,14 @@ class VLLMEngine:
 
     def health(self) -> Health:
         """Return whether EngineCore lives and sends steps."""
-        moved_at = max(self._moved_at, self.llm.moved_at)
+        moved_at = max(self._moved_at, self.llm.steps.last_at)
         return Health(
             alive=not self.llm.errored,
             stalled_s=time.monotonic() - moved_at if self._running else 0.0,
         )
 
     async def stop(self) -> None:
-        """End EngineCore; returns when its process is gone."""
+        """End EngineCore; returns when its processes are gone."""
         await asyncio.to_thread(self.llm.shutdown, timeout=5.0)
 
     def _endpoint(self, endpoint: str) -> tuple[Any, Any]:
@@ -157,15 +157,17 @@ class VLLMEngine:
         return _error_of(response.error.code, response.error.message)
 
 
-async def _start_apart(args: Namespace) -> Any:
-    """Return `_timed_llm(args)`, made in a thread; if cancelled, end what it has begun."""
+async def _load_apart(settings: Settings) -> tuple[Namespace, Any]:
+    """Import vLLM, read flags and load the model in a thread; if cancelled, end its processes."""
     before = set(psutil.Process().children())
-    made: Future[Any] = Future()
+    made: Future[tuple[Namespace, Any]] = Future()
     made.set_running_or_notify_cancel()
 
     def make() -> None:
         try:
-            made.set_result(_timed_llm(args))
+            _prepare_environment(settings)
+            args = parse_flags(settings)
+            made.set_result((args, _timed_llm(args)))
         except BaseException as error:
             made.set_exception(error)
 
@@ -210,27 +212,13 @@ _first_token: ContextVar[list[datetime] | None] = ContextVar("_first_token", def
 def _timed_llm(args: Namespace) -> Any:
     """Return an AsyncLLM that notes first tokens, which the serving objects do not pass on.
 
-    It keeps statistics, which tell of first tokens, without vLLM's own loggers, which would spend a
-    tenth of this process's time on metrics that nobody scrapes here.
+    It keeps statistics, which tell of first tokens.
     """
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
-    from vllm.v1.metrics.loggers import StatLoggerBase
-
-    class StepClock(StatLoggerBase):
-        def __init__(self, vllm_config: Any, engine_index: int = 0) -> None:
-            """Keep nothing."""
-
-        def record(self, *_: Any, **__: Any) -> None:
-            """Note that a step was made."""
-            TimedLLM.moved_at = time.monotonic()
-
-        def log_engine_initialized(self) -> None:
-            """Say nothing."""
 
     class TimedLLM(AsyncLLM):
-        moved_at = 0.0
-        """When the last step's outputs came (monotonic clock)."""
+        steps = _Steps()
 
         async def generate(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any]:
             noted = _first_token.get()
@@ -250,7 +238,36 @@ def _timed_llm(args: Namespace) -> Any:
 
     args.disable_log_stats = True
     engine_args = AsyncEngineArgs.from_cli_args(args)
-    return TimedLLM.from_engine_args(engine_args, stat_loggers=[StepClock])
+    return TimedLLM.from_engine_args(engine_args, stat_loggers=[_step_clock(TimedLLM.steps)])
+
+
+class _Steps:
+    """When the last step's outputs came (monotonic clock)."""
+
+    last_at = 0.0
+
+
+def _step_clock(steps: _Steps) -> type:
+    """Return what vLLM takes for its Prometheus logger, which would cost a tenth of this process.
+
+    It must be a subclass of that, or vLLM adds the original.
+    """
+    from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+    class StepClock(PrometheusStatLogger):
+        def __init__(self, *_: Any, **__: Any) -> None:
+            """Keep nothing."""
+
+        def record(self, *_: Any, **__: Any) -> None:
+            """Note that a step was made."""
+            steps.last_at = time.monotonic()
+
+        def _ignore(self, *_: Any, **__: Any) -> None:
+            """Keep nothing."""
+
+        log_engine_initialized = record_admission_rejection = record_sleep_state = _ignore
+
+    return StepClock
 
 
 def _parser() -> Any:
