@@ -1,9 +1,10 @@
 """Embedded Redis: a real Valkey server that came as a wheel, on loopback, with an append-only file.
 
 `python -m config.embedded_redis` becomes the server (exec), so signals reach it directly and none
-is orphaned. Every write is in the append-only file within a second; jobs survive its restart and
-its SIGKILL (the last second may be lost on a power cut: `appendfsync everysec`). It has no TLS: it
-serves one machine. Production gives REDIS_URL instead.
+is orphaned. A reply means that the disk has what was written (`appendfsync always`): a job that was
+accepted survives SIGKILL and a power cut. With `everysec` a SIGKILL alone loses jobs, those that
+came while the disk was busy with the second before. It has no TLS: it serves one machine. Production
+gives REDIS_URL instead.
 """
 
 import os
@@ -47,7 +48,7 @@ def command(directory: Path, port: int) -> list[str]:
         "bind": "127.0.0.1",
         "dir": str(directory),
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        "appendfsync": "always",
         "save": "",
         "maxmemory-policy": "noeviction",
         "loglevel": "warning",

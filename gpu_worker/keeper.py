@@ -34,7 +34,8 @@ class Keeper:
         self._engine = engine
         self._start = start
         self._step_timeout_s = step_timeout_s
-        self._inside: set[str] = set()
+        self._inside: dict[object, str] = {}
+        """Job ids by run: a Redis that lost its last second may have one job run twice in here."""
         self._died = asyncio.Event()
         self._is_up = asyncio.Event()
         self._is_up.set()
@@ -47,7 +48,8 @@ class Keeper:
     async def run(self, request: Request, *, job_id: str, priority: int) -> AsyncGenerator[Event]:
         """Yield the events of `request`, from this engine or from the next."""
         await self._is_up.wait()
-        self._inside.add(job_id)
+        this_run = object()
+        self._inside[this_run] = job_id
         try:
             events = self._engine.run(request, job_id=job_id, priority=priority)
             async with aclosing(events):
@@ -60,7 +62,7 @@ class Keeper:
             raise
         finally:
             if not self._died.is_set():
-                self._inside.discard(job_id)
+                self._inside.pop(this_run, None)
 
     def load(self) -> Load:
         """Return how full the engine is."""
@@ -95,7 +97,7 @@ class Keeper:
     async def _until_dead(self) -> tuple[frozenset[str], str]:
         """Return who was inside and what happened."""
         while True:
-            inside = frozenset(self._inside)
+            inside = frozenset(self._inside.values())
             health = self._engine.health()
             if not health.alive or self._died.is_set():
                 return inside, "its process ended"

@@ -70,3 +70,13 @@ def leave() -> None:
 
 async def leave_later() -> None:
     sys.exit("I leave")
+
+
+def add_slowly(a: int, b: int) -> int:
+    time.sleep(0.02)
+    return a + b
+
+
+async def add_after_a_while(a: int, b: int) -> int:
+    await asyncio.sleep(0.02)
+    return a + b

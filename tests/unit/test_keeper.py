@@ -75,6 +75,28 @@ def test_what_was_inside_dies_and_what_comes_meanwhile_gets_the_next_engine() ->
     run(scene())
 
 
+def test_a_job_that_runs_twice_is_inside_until_both_runs_have_ended() -> None:
+    async def scene() -> None:
+        engine = Keeper(await start(), start, step_timeout_s=60)
+        told = Recorder()
+        keeping = asyncio.create_task(engine.keep(told.on_death, told.on_return))
+        lost, held = (asyncio.create_task(answer(engine, "j", max_tokens=4000)) for _ in range(2))
+        while engine.load().running < 2:
+            await asyncio.sleep(0)
+
+        lost.cancel()
+        await asyncio.gather(lost, return_exceptions=True)
+        poison = asyncio.create_task(answer(engine, "poison", simulate="crash"))
+        await asyncio.gather(held, poison, return_exceptions=True)
+        await told.returned.wait()
+
+        assert told.deaths == [{"j", "poison"}]
+        keeping.cancel()
+        await engine.stop()
+
+    run(scene())
+
+
 def test_an_engine_with_work_and_no_step_is_replaced_and_names_who_was_inside() -> None:
     async def scene() -> None:
         engine = Keeper(await start(), start, step_timeout_s=0.1)
