@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,8 @@ from scheduler.workers import alive
 NAME = "engine_efficiency"
 QUEUE, TIER = "low", "batch"
 CHUNK = 5_000
+SKIPPED = 256
+"""Jobs that end before a backlog is measured."""
 
 
 def prompts(count: int, seed: int) -> list[str]:
@@ -87,20 +89,47 @@ def through_queue(connection: Redis, jobs: int, tokens: int) -> float:
     They stand in the queue while RQ is suspended; a worker notices its end within a quarter second,
     which is not counted.
     """
-    finished = f"rq:finished:{QUEUE}"
-    before = connection.zcard(finished)
+    num_before = _num_finished(connection)
     head = connection.lindex(f"rq:queue:{QUEUE}", 0).decode()
     connection.delete("rq:suspended")
-    while connection.zcard(finished) - before < jobs:
-        time.sleep(0.02)
+    _until_finished(connection, num_before + jobs)
     ended = time.time()
-    num_ended = connection.zcard(finished) - before
+    _suspend(connection)
+    begun = fetch(connection, head).started_at
+    assert begun is not None
+    return jobs * tokens / (ended - begun.timestamp())
+
+
+def through_backlog(connection: Redis, jobs: int, tokens: int) -> float:
+    """Return tokens per second of about `jobs` jobs in the midst of many: from result to result.
+
+    The engine works before the first and after the last, so neither end is filling or emptying it.
+    """
+    connection.delete("rq:suspended")
+    first = _until_finished(connection, _num_finished(connection) + SKIPPED)
+    begun = time.perf_counter()
+    last = _until_finished(connection, first + jobs)
+    took = time.perf_counter() - begun
+    _suspend(connection)
+    return (last - first) * tokens / took
+
+
+def _num_finished(connection: Redis) -> int:
+    return int(connection.zcard(f"rq:finished:{QUEUE}"))
+
+
+def _until_finished(connection: Redis, count: int) -> int:
+    """Wait until `count` jobs have finished; return how many it are then."""
+    while (num_finished := _num_finished(connection)) < count:
+        time.sleep(0.01)
+    return num_finished
+
+
+def _suspend(connection: Redis) -> None:
+    """Have the worker claim nothing, and wait until nothing is in flight."""
     connection.set("rq:suspended", 1)
     while connection.zcard(f"rq:wip:{QUEUE}"):
         time.sleep(0.02)
-    begun = fetch(connection, head).started_at
-    assert begun is not None
-    return num_ended * tokens / (ended - begun.timestamp())
 
 
 @contextmanager
@@ -129,12 +158,13 @@ class Pairs:
     jobs: int
     tokens: int
 
-    async def run(self, pairs: int, backlog: int) -> dict[str, float]:
+    async def run(self, pairs: int, backlog: int = 0) -> dict[str, float]:
         """Return medians of `pairs` pairs with `backlog` jobs waiting behind the measured ones."""
+        measure = through_backlog if backlog else through_queue
         fill(self.connection, prompts(backlog, seed=backlog), self.tokens)
         measured = []
         for pair in range(-1, pairs):  # the first one only warms both up
-            rates = await self._pair(pair)
+            rates = await self._pair(pair, measure)
             line = "direct {:7.0f} tok/s, queue {:7.0f} tok/s".format(*rates)
             name = f"pair {pair + 1}" if pair >= 0 else "warm-up"
             ratio = rates[1] / rates[0]
@@ -145,11 +175,13 @@ class Pairs:
         medians = (statistics.median(values) for values in zip(*measured, strict=True))
         return dict(zip(names, medians, strict=True))
 
-    async def _pair(self, pair: int) -> tuple[float, float]:
+    async def _pair(
+        self, pair: int, measure: Callable[[Redis, int, int], float]
+    ) -> tuple[float, float]:
         texts = prompts(self.jobs, seed=pair)
         direct_rate = await direct(self.engine, texts, self.tokens)
         fill(self.connection, texts, self.tokens)
-        queue_rate = await asyncio.to_thread(through_queue, self.connection, self.jobs, self.tokens)
+        queue_rate = await asyncio.to_thread(measure, self.connection, self.jobs, self.tokens)
         return direct_rate, queue_rate
 
 
@@ -161,7 +193,7 @@ async def measure(url: str, args: argparse.Namespace) -> dict[str, float]:
     try:
         with worker(connection, {"REDIS_URL": url}):
             connection.set("rq:suspended", 1)
-            figures = await pairs.run(args.pairs, backlog=0)
+            figures = await pairs.run(args.pairs)
             deep = await pairs.run(args.pairs, backlog=args.backlog)
             connection.delete(f"rq:queue:{QUEUE}")
     finally:

@@ -3,8 +3,8 @@
 `python -m config.embedded_redis` becomes the server (exec), so signals reach it directly and none
 is orphaned. A reply means that the disk has what was written (`appendfsync always`): a job that was
 accepted survives SIGKILL and a power cut. With `everysec` a SIGKILL alone loses jobs, those that
-came while the disk was busy with the second before. It has no TLS: it serves one machine. Production
-gives REDIS_URL instead.
+came while the disk was busy with the second before. It has no TLS: it serves one machine.
+Production gives REDIS_URL instead.
 """
 
 import os

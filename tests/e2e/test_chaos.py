@@ -2,9 +2,9 @@
 
 2,000 sums are accepted, then the worker, the maintenance process and Redis are killed with SIGKILL
 at random instants and replaced. Redis also loses a part of its last second, as one that syncs once
-a second does in a power cut (ours syncs at every reply); a worker sleeps past its lease and wakes up
-beside its successor; vLLM loses its EngineCore. At the end each job has one result, the right one,
-and is in no list but the finished ones.
+a second does in a power cut (ours syncs at every reply); a worker sleeps past its lease and wakes
+up beside its successor; vLLM loses its EngineCore. At the end each job has one result, the right
+one, and is in no list but the finished ones.
 
 Any instant may be hit, even when a job runs alone that was hit twice before: its third death would
 make it a dead letter by design, as `test_engine_death` proves, so the number of deaths that a job
