@@ -41,5 +41,5 @@ model:   ## train the small model that ships in models/ again
 	@$(IN)/python -m models.train_adder
 
 clean:   ## remove .venv, caches, and .slalom with its logs and its jobs
-	rm -rf .venv .slalom .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info
+	rm -rf .venv .slalom .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

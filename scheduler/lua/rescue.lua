@@ -43,10 +43,12 @@ local function reported()
   return executions
 end
 
+-- End the execution; say whether there is a job left to put anywhere.
 local function leave(execution)
-  redis.call('ZREM', KEYS[1], execution.member)
+  if redis.call('ZREM', KEYS[1], execution.member) == 0 then return false end  -- reported twice
   redis.call('DEL', 'rq:execution:' .. execution.member)
   redis.call('ZREM', 'rq:executions:' .. execution.job, execution.id)
+  return redis.call('HEXISTS', 'rq:job:' .. execution.job, 'data') == 1
 end
 
 local function bury(execution)
@@ -76,8 +78,7 @@ table.sort(executions, function(a, b)  -- the last claimed first, so that the fi
 end)
 local requeued, dead = {}, {}
 for _, execution in ipairs(executions) do
-  leave(execution)
-  if redis.call('HEXISTS', 'rq:job:' .. execution.job, 'data') == 1 then
+  if leave(execution) then
     if redis.call('HINCRBY', 'rq:job:' .. execution.job, 'worker_deaths', 1) >= max_deaths then
       bury(execution)
       dead[#dead + 1] = execution.job

@@ -1,0 +1,199 @@
+"""Model: what becomes of jobs, in plain Python; `test_model` holds the scripts to it.
+
+A job stands in one place, which follows from its status: in its queue, or in the registry of that
+status. A claim starts it and grants a lease, under the id of an execution; whoever acts under
+another execution has lost it and changes nothing. A death makes suspects of the jobs in flight, and
+a dead letter of one that has died often enough. What ended stays so, but for a replay.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from scheduler.cancel import Outcome
+from scheduler.claim import Verdict
+from scheduler.finish import Written
+from scheduler.postpone import Postponed
+from tests.integration.picture import ENDED, PLACES, Job, Lease, Picture
+
+NEXT: dict[str, set[str]] = {
+    "queued": {"started", "canceled"},
+    "started": {"queued", "scheduled", "finished", "failed"},
+    "scheduled": {"queued", "canceled"},
+    "finished": set(),
+    "failed": {"queued"},  # a replay
+    "canceled": set(),
+}
+MOST_RESULTS = 10
+
+
+@dataclass
+class Model:
+    """All jobs that were accepted, the order of the queues, and who may end what."""
+
+    queues: dict[str, list[str]]
+    max_deliveries: int
+    jobs: dict[str, Job] = field(default_factory=dict)
+    leases: dict[str, Lease] = field(default_factory=dict)
+    """Execution -> its lease, in the order of the claims."""
+    announced: list[str] = field(default_factory=list)
+    """Jobs that ended since this was last cleared."""
+
+    def picture(self) -> Picture:
+        """Return what Redis should hold now."""
+        executions = {lease.job_id: [execution] for execution, lease in self.leases.items()}
+        places = {job_id: [f"{PLACES[j.status]}:{j.queue}"] for job_id, j in self.jobs.items()}
+        return Picture(self.queues, places, self.jobs, self.leases, executions)
+
+    def of(self, *statuses: str) -> list[str]:
+        """Return the jobs of these statuses."""
+        return [job_id for job_id, job in self.jobs.items() if job.status in statuses]
+
+    def submit(self, job_id: str, queue: str, retries: int) -> None:
+        """Accept a job."""
+        self.jobs[job_id] = Job(queue, retries)
+        self.queues[queue].append(job_id)
+
+    def claimable(self, queues: Sequence[str], count: int, is_empty: bool) -> tuple[list[str], int]:
+        """Return the jobs that a claim takes, and how many queues it leaves open."""
+        taken: list[str] = []
+        for place, queue in enumerate(queues):
+            for job_id in self.queues[queue][: count - len(taken)]:
+                if not self.jobs[job_id].is_suspect:
+                    taken.append(job_id)
+                elif taken or not is_empty:
+                    return taken, place
+                else:
+                    return [job_id], place
+        return taken, len(queues)
+
+    def start(self, execution: str, job_id: str, worker: str) -> None:
+        """Let a worker run a job that it claimed."""
+        job = self.jobs[job_id]
+        _become(job, "started")
+        job.worker = worker
+        self.queues[job.queue].remove(job_id)
+        assert execution not in self.leases
+        self.leases[execution] = Lease(job_id, worker, job.is_suspect)
+
+    def renew(self, execution: str) -> Verdict:
+        """Extend a lease."""
+        if execution not in self.leases:
+            return "lost"
+        self.leases[execution].expired = False
+        return "stop" if self._job(execution).is_stopping else "held"
+
+    def release(self, executions: Sequence[str]) -> int:
+        """Put jobs back in front, in the order given; return how many."""
+        held = [execution for execution in executions if execution in self.leases]
+        self._put_in_front([self._end(execution, "queued") for execution in held])
+        return len(held)
+
+    def finish(self, executions: Sequence[str]) -> list[Written]:
+        """Write results."""
+        return [self._finish(execution) for execution in executions]
+
+    def _finish(self, execution: str) -> Written:
+        if execution not in self.leases:
+            return "lost"
+        job_id = self._end(execution, "finished")
+        job = self.jobs[job_id]
+        job.num_deaths, job.is_suspect = 0, False
+        self._announce(job_id, execution)
+        return "written"
+
+    def postpone(self, execution: str) -> Postponed:
+        """Let a failed job wait for its retry; a suspect stays one."""
+        if execution not in self.leases:
+            return "lost"
+        if self._job(execution).is_stopping:
+            return "stop"
+        self.jobs[self._end(execution, "scheduled")].retries_left -= 1
+        return "written"
+
+    def come_due(self, job_id: str) -> None:
+        """End the wait for a retry."""
+        job = self.jobs[job_id]
+        _become(job, "queued")
+        self.queues[job.queue].append(job_id)
+
+    def expire(self, execution: str) -> None:
+        """Let a lease pass its deadline."""
+        self.leases[execution].expired = True
+
+    def rescue(self, queue: str) -> tuple[set[str], set[str]]:
+        """Take back the jobs of a queue whose leases expired: requeued, dead."""
+        return self._take_back(
+            execution
+            for execution, lease in self.leases.items()
+            if lease.expired and self._job(execution).queue == queue
+        )
+
+    def report_death(self, executions: Collection[str]) -> tuple[set[str], set[str]]:
+        """Take back what an engine had in flight when it died: requeued, dead."""
+        return self._take_back(execution for execution in self.leases if execution in executions)
+
+    def _take_back(self, executions: Iterable[str]) -> tuple[set[str], set[str]]:
+        requeued, dead = [], []
+        for execution in list(executions):
+            job = self._job(execution)
+            job.num_deaths += 1
+            if job.num_deaths < self.max_deliveries:
+                job.is_suspect = True
+                requeued.append(self._end(execution, "queued"))
+            else:
+                dead.append(self._end(execution, "failed"))
+                self._announce(dead[-1], execution)
+        self._put_in_front(requeued)
+        return set(requeued), set(dead)
+
+    def cancel(self, job_id: str) -> Outcome:
+        """Cancel a job that waits, ask for the stop of one that runs."""
+        job = self.jobs[job_id]
+        if job.status in ENDED:
+            return "ended"
+        if job.status == "started":
+            job.is_stopping = True
+            return "stopping"
+        if job.status == "queued":
+            self.queues[job.queue].remove(job_id)
+        _become(job, "canceled")
+        self.announced.append(job_id)
+        return "canceled"
+
+    def replay(self, job_id: str, retries: int) -> bool:
+        """Put a dead letter back at the end of its queue, as if it had never run; a suspect stays one."""
+        job = self.jobs[job_id]
+        if job.status != "failed":
+            return False
+        _become(job, "queued")
+        job.num_deaths, job.is_stopping = 0, False
+        job.retries_left, job.worker = retries, ""
+        self.queues[job.queue].append(job_id)
+        return True
+
+    def _job(self, execution: str) -> Job:
+        return self.jobs[self.leases[execution].job_id]
+
+    def _end(self, execution: str, status: str) -> str:
+        """End an execution, and return its job."""
+        job_id = self.leases.pop(execution).job_id
+        _become(self.jobs[job_id], status)
+        return job_id
+
+    def _put_in_front(self, job_ids: list[str]) -> None:
+        for job_id in reversed(job_ids):
+            job = self.jobs[job_id]
+            job.worker = ""
+            self.queues[job.queue].insert(0, job_id)
+
+    def _announce(self, job_id: str, execution: str) -> None:
+        job = self.jobs[job_id]
+        job.results = [*job.results, (job.status, execution)][-MOST_RESULTS:]
+        self.announced.append(job_id)
+
+
+def _become(job: Job, status: str) -> None:
+    """Change the status, lawfully."""
+    assert status in NEXT[job.status], f"{job.status} -> {status}"
+    job.status = status
+    job.expires = status in ENDED
