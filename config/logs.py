@@ -10,6 +10,8 @@ A call gives the sentence and `extra={"event": …, …}`; everything in `extra`
 import logging
 import time
 
+LINE = "%(asctime)s %(levelname)s %(name)s %(message)s"
+INSTANT = "%Y-%m-%dT%H:%M:%SZ"
 _FORMATTED = {"message": None, "asctime": None, "taskName": None}
 
 
@@ -18,8 +20,8 @@ class LineFormatter(logging.Formatter):
 
     converter = staticmethod(time.gmtime)
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    def __init__(self, line: str | None = None, instant: str | None = None) -> None:
+        super().__init__(line or LINE, instant or INSTANT)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
         """Return the line of `record`, its extra fields last."""
@@ -34,8 +36,8 @@ def _value(value: object) -> str:
     return repr(text) if " " in text else text
 
 
-def configure(level: str) -> None:
-    """Send this process's log to standard error at `level`."""
+def configure(level: str | int, line: str | None = None, instant: str | None = None) -> None:
+    """Send this process's log to standard error at `level`, in formats of `logging` if given."""
     handler = logging.StreamHandler()
-    handler.setFormatter(LineFormatter())
+    handler.setFormatter(LineFormatter(line, instant))
     logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -8,19 +8,16 @@ A thread that must stop (a timeout, a stop command) gets an exception at its nex
 own TimerDeathPenalty does; C code that does not return cannot be stopped.
 """
 
-import asyncio
-import ctypes
 import inspect
 import sys
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 from typing import Any
 
 import rq.job
 from rq.job import Job
-from rq.timeouts import JobTimeoutException
+
+from gpu_worker.threads import Threads
 
 
 class _ContextStack:
@@ -51,10 +48,10 @@ rq.job._job_stack = _stack  # type: ignore[assignment]  # the same interface
 
 
 class Callables:
-    """Runs the functions of jobs, up to `threads` plain ones at a time."""
+    """Runs the functions of jobs, plain ones in `threads`."""
 
-    def __init__(self, threads: int) -> None:
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="job")
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
 
     async def call(self, job: Job) -> Any:
         """Return what the job's function returns; cancelling interrupts the function."""
@@ -62,49 +59,16 @@ class Callables:
         function = await self._resolve(job)
         if inspect.iscoroutinefunction(function):
             return await function(*job.args, **job.kwargs)
-        return await self._in_thread(lambda: function(*job.args, **job.kwargs))
+        value = await self._threads.run(lambda: function(*job.args, **job.kwargs))
+        return await value if inspect.iscoroutine(value) else value
 
     async def _resolve(self, job: Job) -> Callable[..., Any]:
         """Return the job's function; importing its module does not block the loop."""
         module = str(job.func_name).rpartition(".")[0]
         if module in sys.modules or job.instance is not None:
             return _function(job)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, _function, job)
-
-    async def _in_thread(self, call: Callable[[], Any]) -> Any:
-        run = _Interruptible(call)
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._threads, copy_context().run, run)
-        except asyncio.CancelledError:
-            run.interrupt()
-            raise
-
-
-class _Interruptible:
-    """A call in some thread, which another thread may interrupt while it runs."""
-
-    def __init__(self, call: Callable[[], Any]) -> None:
-        self._call = call
-        self._lock = threading.Lock()
-        self._thread: int | None = None
-
-    def __call__(self) -> Any:
-        with self._lock:
-            self._thread = threading.get_ident()
-        try:
-            return self._call()
-        finally:
-            with self._lock:
-                self._thread = None
-
-    def interrupt(self) -> None:
-        """Raise JobTimeoutException in the thread, if the call still runs."""
-        with self._lock:
-            if self._thread is not None:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(self._thread), ctypes.py_object(JobTimeoutException)
-                )
+        found: Callable[..., Any] = await self._threads.run(lambda: _function(job))
+        return found
 
 
 def _function(job: Job) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from redis import Redis
+from rq.suspension import is_suspended
 
 from config.connections import UNAVAILABLE
 from gpu_worker.doorbell import Doorbell
@@ -118,11 +119,25 @@ class Claiming:
                 await self._until_settled()  # what is written may put new jobs into our queues
                 continue
             elif until.idle(time.monotonic() - busy_at):
-                return
+                if until.burst or not await self._must_stay(room):
+                    return
+                busy_at = time.monotonic()
+                continue
             if room:
                 await self._listen(doorbell, room)
             else:
                 await self._until_woken(LONGEST_WAIT_S)
+
+    async def _must_stay(self, room: int) -> bool:
+        """Whether a job came after all, or stands that cannot be claimed while RQ is suspended."""
+        look = partial(is_suspended, self._claims.connection)
+        try:
+            if await self._loop.run_in_executor(self._thread, look):
+                return True
+        except UNAVAILABLE:
+            return True
+        await self._claim(room)
+        return bool(self._inflight)
 
     def _free(self) -> int:
         """Return how many more jobs to hold; none while as many results wait for Redis."""

@@ -2,7 +2,7 @@
 
 Successes go through `scheduler.finish`, one script for all of them. Failures that are retried later
 go through `scheduler.postpone`. What else fails, stops, and successes that RQ must finish itself
-(dependents, callbacks, repeats, webhooks, results that are not kept) go through RQ's own handlers.
+(dependents, repeats, webhooks, results that are not kept) go through RQ's own handlers.
 All but the first one by one.
 """
 
@@ -18,14 +18,15 @@ from redis import Redis
 from rq import Queue, Retry
 from rq.executions import Execution
 from rq.job import Job, JobStatus
-from rq.timeouts import TimerDeathPenalty
 
 from config.connections import UNAVAILABLE
 from config.tiers import RetryPolicy, TierTable
-from gpu_worker.inference import Ending, Failed, Finished, Stopped
+from gpu_worker.endings import Ending, Failed, Finished, Stopped
+from gpu_worker.hooks import Webhooks
 from scheduler import keys
 from scheduler.claim import Claim
 from scheduler.finish import Success, holds, write
+from scheduler.jobs import FIRST_TOKEN_AT, FUNCTION, Failure
 from scheduler.postpone import postpone
 from scheduler.retry import Again, Never, decide
 
@@ -53,6 +54,7 @@ class Finisher:
         self._worker = worker
         self._connection = connection
         self._tiers = tiers
+        self._webhooks = Webhooks()
         self._ended: asyncio.Queue[Ended] = asyncio.Queue()
         self.num_unwritten = 0
         """Endings put and not yet in Redis."""
@@ -61,11 +63,15 @@ class Finisher:
     def put(self, claim: Claim, ending: Ending) -> None:
         """Take over an ending; it is written as soon as Redis lets it."""
         self.num_unwritten += 1
-        self._ended.put_nowait(Ended(claim, ending, datetime.now(UTC)))
+        self._ended.put_nowait(Ended(claim, ending, claim.job.ended_at or datetime.now(UTC)))
 
     async def settle(self) -> None:
         """Return when everything that was put is written."""
         await self._ended.join()
+
+    def close(self) -> None:
+        """Send no more webhooks than are on their way."""
+        self._webhooks.close()
 
     async def run(self) -> None:
         """Write endings until cancelled."""
@@ -135,7 +141,13 @@ class Finisher:
         job.ended_at = ended.ended_at
         job.started_at = job.started_at or claim.claimed_at
         self._worker.execution = _execution(claim, self._connection, self._worker.name)
-        queue = Queue(claim.queue, connection=self._connection, serializer=job.serializer)
+        self._webhooks.take_over(job)
+        queue = self._worker.queue_class(
+            claim.queue,
+            connection=self._connection,
+            serializer=job.serializer,
+            job_class=self._worker.job_class,
+        )
         try:
             match ended.ending:
                 case Finished(Retry() as retry):
@@ -155,14 +167,15 @@ class Finisher:
     def _succeed(self, job: Job, queue: Queue, value: object) -> None:
         job._result = value
         job._status = JobStatus.FINISHED
-        job.save_meta()
-        job.execute_success_callback(TimerDeathPenalty, value)
+        if job.func_name == FUNCTION:
+            job.save_meta()
         self._worker.handle_job_success(job, queue, queue.started_job_registry)
         job.send_webhooks(JobStatus.FINISHED)
 
     def _retry(self, job: Job, queue: Queue, retry: Retry) -> None:
         """Run the job again, because its function returned a Retry."""
         assert self._worker.execution is not None
+        job._result = retry
         registry = queue.started_job_registry
         self._worker.handle_job_retry(job, queue, retry, registry, self._worker.execution)
 
@@ -184,15 +197,13 @@ class Finisher:
         self._worker.handle_job_failure(job, queue, queue.started_job_registry, failed.exc_string)
 
     def _report(self, job: Job, queue: Queue, failed: Failed) -> None:
-        """Say why the job failed: in the log, in its meta, to its callback."""
-        code, error = failed.failure["code"], failed.error
+        """Say why the job failed: in the log and in its meta."""
+        code = failed.failure["code"]
         extra = {"event": "job.failed", "job_id": job.id, "code": code, "queue": queue.name}
         logger.warning("job failed", extra=extra)
         job._status = JobStatus.FAILED
         if code != "invalid_record":
-            job.meta["failure"] = failed.failure
-            job.save_meta()
-        job.execute_failure_callback(TimerDeathPenalty, type(error), error, error.__traceback__)
+            _note(job, failed.failure)
 
     def _pause(self, job: Job) -> RetryPolicy | float:
         """Return the policy of the job's tier, or RQ's interval if it has its own or no tier."""
@@ -216,8 +227,6 @@ class Finisher:
 
     def _stop(self, job: Job, queue: Queue) -> None:
         self._worker._stopped_job_id = job.id
-        if job.stopped_callback:
-            job.execute_stopped_callback(TimerDeathPenalty)
         self._worker.handle_job_failure(
             job, queue, queue.started_job_registry, "Job stopped by user."
         )
@@ -225,7 +234,18 @@ class Finisher:
 
 def _needs_rq(job: Job) -> bool:
     """Whether the job has something that only RQ's own transaction does."""
-    return bool(job._success_callback_name or job.webhooks or job.repeats_left)
+    return bool(job.webhooks or job.repeats_left)
+
+
+def _note(job: Job, failure: Failure) -> None:
+    """Add the cause to the job's meta as it now is in Redis, where others may have written it."""
+    noted = {FIRST_TOKEN_AT: job.meta[FIRST_TOKEN_AT]} if FIRST_TOKEN_AT in job.meta else {}
+    try:
+        meta = job.get_meta(refresh=True)
+    except ValueError:  # not of our serializer
+        meta = {}
+    job.meta = {**meta, **noted, "failure": failure}
+    job.save_meta()
 
 
 def _execution(claim: Claim, connection: Redis, worker: str) -> Execution:

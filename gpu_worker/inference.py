@@ -1,51 +1,24 @@
 """Inference: one claimed job, from its request to its ending.
 
-An ending is a value: what the worker must write, decided without Redis. `generate` is the function
-an inference job names; GPUWorker gives it to the engine, and any other worker that picks the job up
-fails it with a plain sentence.
+`generate` is the function an inference job names; GPUWorker gives it to the engine, and any other
+worker that picks the job up fails it with a plain sentence.
 """
 
-import asyncio
-import traceback
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
-from rq import Retry
-from rq.exceptions import DeserializationError
+from rq import Queue, Retry
 from rq.job import Job
 from rq.utils import utcformat
 
 from config.tiers import TierTable
 from gpu_worker.callables import Callables
-from gpu_worker.engine import Engine, EngineDead, EngineError, FirstToken, InvalidRequest, Response
-from scheduler.jobs import FUNCTION, Failure, Request
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The job succeeded with this return value."""
-
-    value: Any
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The job failed; `exc_string` is for the operator, `failure` for the caller."""
-
-    failure: Failure
-    exc_string: str
-    error: BaseException
-
-
-@dataclass(frozen=True, slots=True)
-class Stopped:
-    """The job's caller cancelled it while it ran."""
-
-
-UNREADABLE = "the job's record is not JSON; enqueue it with rq.serializers.JSONSerializer"
-
-Ending = Finished | Failed | Stopped
+from gpu_worker.endings import Ending, Finished, failed_by, let_pass
+from gpu_worker.engine import Engine, EngineDead, FirstToken, InvalidRequest, Response
+from gpu_worker.limit import within
+from scheduler.jobs import FIRST_TOKEN_AT, FUNCTION, Request
 
 
 def generate(request: Request) -> None:
@@ -66,25 +39,21 @@ class Runner:
 
     async def run(self, job: Job) -> Ending:
         """Return how `job` ended; raises EngineDead, and CancelledError when it is cancelled."""
-        return await _run(job, self)
+        try:
+            limit_s = job.timeout or Queue.DEFAULT_TIMEOUT
+            ending: Ending = Finished(await within(limit_s, self._perform(job)))
+        except EngineDead:
+            raise
+        except BaseException as error:  # SystemExit too: a job must not end the worker
+            let_pass(error)
+            ending = failed_by(error)
+        job.ended_at = datetime.now(UTC)
+        return ending
 
-
-async def _run(job: Job, runner: Runner) -> Ending:
-    try:
-        async with asyncio.timeout(_timeout(job)):
-            if job.func_name == FUNCTION:
-                return Finished(await _infer(job, runner.engine, runner.tiers))
-            return Finished(_storable(job, await runner.callables.call(job)))
-    except EngineDead:
-        raise
-    except EngineError as error:
-        return _failed(error, error.code, str(error))
-    except TimeoutError as error:
-        return _failed(error, "timeout", f"the job ran for more than {job.timeout} s")
-    except DeserializationError as error:
-        return _failed(error, "invalid_record", f"{UNREADABLE}: {error.__cause__ or error}")
-    except (Exception, SystemExit, KeyboardInterrupt) as error:  # a job does not end its worker
-        return _failed(error, "job_failed", f"{type(error).__name__}: {error}")
+    async def _perform(self, job: Job) -> Any:
+        if job.func_name == FUNCTION:
+            return await _infer(job, self.engine, self.tiers)
+        return _storable(job, await self.callables.call(job))
 
 
 def _storable(job: Job, value: Any) -> Any:
@@ -101,7 +70,7 @@ async def _infer(job: Job, engine: Engine, tiers: TierTable) -> dict[str, Any]:
         async for event in events:
             match event:
                 case FirstToken(at):
-                    job.meta["first_token_at"] = utcformat(at)
+                    job.meta[FIRST_TOKEN_AT] = utcformat(at)
                 case Response(body):
                     return body
     raise AssertionError("an engine's last event is a Response")
@@ -121,17 +90,3 @@ def _priority(job: Job, tiers: TierTable) -> int:
         return tier.priority
     same_queue = [t.priority for t in tiers.tiers.values() if t.queue == job.origin]
     return max(same_queue or [t.priority for t in tiers.tiers.values()])
-
-
-def _timeout(job: Job) -> float | None:
-    return job.timeout if job.timeout and job.timeout > 0 else None
-
-
-def _failed(error: BaseException, code: str, message: str) -> Failed:
-    expected = isinstance(error, EngineError | DeserializationError)
-    text = (
-        f"{type(error).__name__}: {message}"
-        if expected
-        else "".join(traceback.format_exception(error))
-    )
-    return Failed(Failure(code=code, message=message), text, error)

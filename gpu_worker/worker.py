@@ -8,9 +8,10 @@ heartbeat, counts, commands) is kept. Side by side run the claiming, the finishi
 the keeping of the engine, and one task per job in flight.
 
 Signals: TERM, INT or HUP once drains (claim nothing, finish what is in flight for up to `drain_s`,
-hand back the rest uncharged, exit 0); a second one hands back at once. SIGKILL: the leases expire
-and `scheduler.rescue` takes over. A dead engine is replaced, and what was inside it goes back to
-its queues; one that cannot be replaced ends the worker with status 1.
+hand back the rest uncharged, exit 0); a second one hands back at once, unless it is an INT within a
+second of the first. SIGKILL: the leases expire and `scheduler.rescue` takes over. A dead engine is
+replaced, and what was inside it goes back to its queues; one that cannot be replaced ends the
+worker with status 1.
 """
 
 import asyncio
@@ -29,20 +30,25 @@ from redis.client import Pipeline
 from rq import Worker, worker_registration
 from rq.command import parse_payload
 from rq.defaults import DEFAULT_LOGGING_DATE_FORMAT, DEFAULT_LOGGING_FORMAT
-from rq.serializers import DefaultSerializer, JSONSerializer, resolve_serializer
+from rq.utils import now, utcformat
 from rq.worker import DequeueStrategy, WorkerStatus
 
-from config import logs
 from config.connections import UNAVAILABLE, commands_like, listener_like
 from config.settings import Settings, SettingsError, load
+from gpu_worker import options
 from gpu_worker.callables import Callables
 from gpu_worker.claiming import BUFFER, Claiming, Until
 from gpu_worker.engine import Engine, EngineStartError
 from gpu_worker.finish import Finisher
+from gpu_worker.hooks import Hooks
 from gpu_worker.inference import Runner
 from gpu_worker.inflight import Callbacks, Inflight
 from gpu_worker.keeper import Keeper
+from gpu_worker.scheduling import scheduling
 from gpu_worker.start import start_engine
+from gpu_worker.suspension import Suspension
+from gpu_worker.threads import Threads
+from gpu_worker.upkeep import Upkeep
 from scheduler import models
 from scheduler.claim import Claim, Claims
 from scheduler.rescue import report_death
@@ -53,6 +59,7 @@ logger = logging.getLogger(__name__)
 MAX_THREADS = 64
 """Plain functions that run at a time; coroutine functions and inference need no thread."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+ECHO_S = 1.0
 
 
 class GPUWorker(Worker):
@@ -61,11 +68,13 @@ class GPUWorker(Worker):
     pubsub_thread: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs["serializer"] = _without_pickle(kwargs.get("serializer"))
+        kwargs["serializer"] = options.serializer(kwargs.get("serializer"))
         super().__init__(*args, **kwargs)
         for queue in self.queues:
             queue.serializer = self.serializer
         self._failure = ""
+        self._forced = asyncio.Event()
+        self._is_serving = False
 
     def work(
         self,
@@ -79,27 +88,28 @@ class GPUWorker(Worker):
         dequeue_strategy: DequeueStrategy = DequeueStrategy.DEFAULT,
     ) -> bool:
         """Work until told to stop, as RQ's `work`; SystemExit with one line where it cannot."""
-        if dequeue_strategy != DequeueStrategy.DEFAULT:
-            sys.exit(f"--dequeue-strategy {dequeue_strategy}: tiers are served in rank order only")
+        options.refuse_strategy(dequeue_strategy)
         try:
             settings = load()
             settings.tiers()
         except SettingsError as error:
             sys.exit(f"invalid configuration:\n{error}")
-        logs.configure(logging_level or settings.log_level)
-        logging.getLogger("rq.worker").handlers.clear()  # RQ's command line adds one of its own
-        if with_scheduler:
-            self._start_scheduler(burst, logging_level, date_format, log_format)
+        options.configure_logs(logging_level, settings.log_level, log_format, date_format)
         until = Until(burst, max_jobs, max_idle_time)
-        with asyncio.Runner(loop_factory=_event_loop()) as runner:
+        with (
+            scheduling(self, with_scheduler, burst),
+            asyncio.Runner(loop_factory=_event_loop()) as runner,
+        ):
             worked = runner.run(self._work(settings, until))
-        if self._failure:
-            sys.exit(self._failure)
+        if self._failure or self._forced.is_set():
+            sys.exit(self._failure or 0)
         return worked
 
     async def _work(self, settings: Settings, until: Until) -> bool:
         """Return whether any job was claimed."""
         self._commands = commands_like(self.connection)
+        options.refuse_taken_name(self._commands, self.key, self.name)
+        self.subscribe()
         first = await self._first_engine(settings)
         if first is None:
             return False
@@ -131,18 +141,27 @@ class GPUWorker(Worker):
         self._loop = asyncio.get_running_loop()
         self._forced = asyncio.Event()
         self._is_draining = False
+        self._signalled_at = -ECHO_S
         self._engine = engine
         self._max_deliveries = settings.max_deliveries
         self._max_inflight = settings.max_inflight or int(engine.seats * BUFFER)
         self._redis_thread = ThreadPoolExecutor(1, thread_name_prefix="redis")
         once = commands_like(self.connection, repeat=False)
         self._claims = Claims(
-            once, self.name, self.queue_names(), settings.lease_s, self.serializer
+            once, self.name, self.queue_names(), settings.lease_s, self.serializer, self.job_class
         )
+        self._suspension = Suspension(self._commands, self.show_idle)
+        self._upkeep = self._make_upkeep()
         self._finisher = Finisher(self, self._commands, settings.tiers())
         tell = Callbacks(self._finisher.put, lambda: self._claiming.on_left())
-        callables = Callables(threads=min(self._max_inflight, MAX_THREADS))
-        self._inflight = Inflight(Runner(engine, settings.tiers(), callables), tell)
+        threads = Threads(min(self._max_inflight, MAX_THREADS))
+        runner = Runner(engine, settings.tiers(), Callables(threads))
+        self._inflight = Inflight(
+            runner,
+            Hooks(Threads(self._max_inflight), self._exc_handlers),
+            tell,
+            show_descriptions=self.log_job_description,
+        )
         self._claiming = Claiming(
             self._claims,
             self._inflight,
@@ -151,14 +170,29 @@ class GPUWorker(Worker):
             seats=engine.seats,
         )
 
+    def _make_upkeep(self) -> Upkeep:
+        return Upkeep(
+            commands_like(self.connection),
+            self.name,
+            self.queue_names(),
+            serializer=self.serializer,
+            handlers=self._exc_handlers,
+            max_deliveries=self._max_deliveries,
+        )
+
     async def _serve(self, settings: Settings, until: Until) -> None:
         """Register, work, drain, say goodbye."""
         for signum in SIGNALS:
             self._loop.add_signal_handler(signum, self._on_signal, signum)
         self._register()
+        self._is_serving = True
+        await self._in_thread(self._upkeep.once)
+        pause_s = options.heartbeat_s(self.job_monitoring_interval, settings.lease_s)
         tasks = [
             self._loop.create_task(self._finisher.run()),
-            self._loop.create_task(self._heartbeats(settings.lease_s / 3)),
+            self._loop.create_task(self._heartbeats(pause_s)),
+            self._loop.create_task(self._suspension.watch(self._in_thread)),
+            self._loop.create_task(self._upkeep.keep(asyncio.to_thread, self.maintenance_interval)),
             self._loop.create_task(self._engine.keep(self._on_engine_death, self._on_engine_back)),
         ]
         for task in tasks:
@@ -170,6 +204,8 @@ class GPUWorker(Worker):
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if self._forced.is_set():
+                self._finisher.close()
             with suppress(*UNAVAILABLE):  # the record expires by itself
                 self.teardown()
 
@@ -210,7 +246,6 @@ class GPUWorker(Worker):
     def _register(self) -> None:
         """Appear in RQ: only now, since only now can jobs be run."""
         self.register_birth()
-        self.subscribe()
         self._renew_record()
         engine = self._engine
         models.announce(
@@ -251,14 +286,15 @@ class GPUWorker(Worker):
         await self._in_thread(self._renew_record)
 
     def _renew_record(self) -> None:
-        """Keep the worker's record for two leases; write it again should it have expired."""
+        """Keep the worker's record; write it again should it have expired."""
         known = self._commands.exists(self.key)
         with self._commands.pipeline() as pipeline:
             if not known:
                 pipeline.hset(self.key, mapping=self.serialize())
                 worker_registration.register(self, pipeline)
             self._show_state(pipeline)
-            self.heartbeat(int(2 * self._claims.lease_s), pipeline=pipeline)
+            ttl = options.record_s(self.worker_ttl, self._claims.lease_s)
+            self.heartbeat(ttl, pipeline=pipeline)
             pipeline.execute()
 
     def show_idle(self) -> None:
@@ -269,24 +305,36 @@ class GPUWorker(Worker):
                 pipeline.execute()
 
     def _show_state(self, pipeline: Pipeline) -> None:
-        """Record whether anything is in flight; `current_job` is the latest that was claimed."""
-        if self._inflight:
-            self.set_state(WorkerStatus.BUSY, pipeline=pipeline)
-        else:
-            self.set_state(WorkerStatus.IDLE, pipeline=pipeline)
-            self.set_current_job_id(None, pipeline=pipeline)
+        """Record whether anything is in flight; `current_job` is the latest of what is."""
+        rest = WorkerStatus.SUSPENDED if self._suspension.is_on else WorkerStatus.IDLE
+        self.set_state(WorkerStatus.BUSY if self._inflight else rest, pipeline=pipeline)
+        latest = self._inflight.latest
+        self.set_current_job_id(latest.job.id if latest else None, pipeline=pipeline)
 
     # Commands, signals, the end
 
     def handle_payload(self, message: Any) -> None:
-        """Carry out a command of RQ's; `stop-job` stops one of many."""
+        """Carry out a command of RQ's: `stop-job` stops one of many, `kill-horse` fails all."""
         payload = parse_payload(message)
-        if payload.get("command") == "stop-job":
-            self._loop.call_soon_threadsafe(self._inflight.stop, str(payload.get("job_id")))
-        else:
-            super().handle_payload(message)
+        match payload.get("command"):
+            case "stop-job" | "kill-horse" if not self._is_serving:
+                return
+            case "stop-job":
+                self._loop.call_soon_threadsafe(self._inflight.stop, str(payload.get("job_id")))
+            case "kill-horse":
+                self.kill_horse()
+            case _:
+                super().handle_payload(message)
+
+    def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
+        """Fail every job in flight; there is no process to send `sig` to."""
+        extra = {"event": "worker.kill_horse", "jobs": len(self._inflight)}
+        logger.warning("jobs in flight are failed on command", extra=extra)
+        self._loop.call_soon_threadsafe(self._inflight.kill_all)
 
     def _on_signal(self, signum: signal.Signals) -> None:
+        if self._is_echo(signum):
+            return
         if self._is_draining:
             self._forced.set()
         name = signal.Signals(signum).name
@@ -294,6 +342,17 @@ class GPUWorker(Worker):
         logger.info("worker draining", extra=extra)
         self._is_draining = True
         self._claiming.stop()
+        if self._inflight:
+            self._stop_requested = True
+            self._shutdown_requested_date = now()
+            instant = utcformat(self._shutdown_requested_date)
+            field = "shutdown_requested_date"
+            self._redis_thread.submit(self._commands.hset, self.key, field, instant)
+
+    def _is_echo(self, signum: signal.Signals) -> bool:
+        """Whether it is an INT right after a signal: a terminal and `rq worker-pool` both send."""
+        before, self._signalled_at = self._signalled_at, time.monotonic()
+        return signum == signal.SIGINT and self._signalled_at - before < ECHO_S
 
     async def _drain(self, drain_s: float | None) -> None:
         """Finish what is in flight for up to `drain_s` (None: however long), hand back the rest."""
@@ -334,8 +393,3 @@ def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
     import uvloop
 
     return uvloop.new_event_loop
-
-
-def _without_pickle(serializer: Any) -> Any:
-    """Return the serializer to use; RQ's default, pickle, would let a writer of Redis run code."""
-    return JSONSerializer if resolve_serializer(serializer) is DefaultSerializer else serializer

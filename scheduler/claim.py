@@ -52,6 +52,7 @@ class Claims:
     queues: Sequence[str]
     lease_s: float
     serializer: Any = JSONSerializer
+    job_class: type[Job] = Job
     num_open: int = field(default=0, init=False)
     """How many queues, from the first, the last `take` found no suspect in that it had to leave."""
     _unanswered: set[str] = field(default_factory=set)
@@ -91,7 +92,7 @@ class Claims:
     def _claim(self, entry: list[object], now: datetime) -> Claim:
         job_id, execution, place, alone, flat = entry
         fields = cast(list[bytes], flat)
-        job = Job(_text(job_id), connection=self.connection, serializer=self.serializer)
+        job = self.job_class(_text(job_id), connection=self.connection, serializer=self.serializer)
         _restore(job, dict(zip(fields[::2], fields[1::2], strict=True)))
         queue = self.queues[cast(int, place) - 1]
         return Claim(job, _text(execution), queue, now, alone=bool(alone))
@@ -136,8 +137,12 @@ def _restore(job: Job, fields: dict[bytes, bytes]) -> None:
         job.restore(fields)
         for name, text in instants.items():  # RQ's own strptime takes longer than all the rest
             setattr(job, name.decode(), datetime.fromisoformat(text.decode()) if text else None)
-        if not isinstance(job.meta, dict) or "unserialized" in job.meta:
+        if not isinstance(job.meta, dict):
             raise ValueError("its meta is no JSON object")
+        if "unserialized" in job.meta:  # `rq requeue` without `-S json` makes it a pickle
+            job.meta = {}
+            lost = {"event": "claim.meta_lost", "job_id": job.id}
+            logger.warning("a job's meta cannot be read", extra=lost)
     except Exception as error:  # whatever somebody may have written there
         extra = {"event": "claim.unreadable", "job_id": job.id, "error": error}
         logger.error("a job's record cannot be read", extra=extra)

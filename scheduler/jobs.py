@@ -19,6 +19,7 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 FUNCTION = "gpu_worker.generate"
+FIRST_TOKEN_AT = "first_token_at"
 
 Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
 
@@ -100,7 +101,7 @@ def view(job: Job) -> JobView:
         created_at=job.created_at,
         queued_at=job.enqueued_at,
         started_at=job.started_at,
-        first_token_at=_instant(meta.get("first_token_at")),
+        first_token_at=_instant(meta.get(FIRST_TOKEN_AT)),
         finished_at=job.ended_at if status in ENDED else None,
         request=_request(job),
         response=result.return_value if result and status == "succeeded" else None,

@@ -37,9 +37,14 @@ class Rescued:
     dead: list[str]
 
 
-def rescue(connection: Redis, queue: str, *, max_deliveries: int) -> Rescued:
-    """Take back the jobs of `queue` whose lease has expired."""
-    return _take_back(connection, queue, max_deliveries, [])
+def rescue(
+    connection: Redis, queue: str, *, max_deliveries: int, grace_s: int = keys.RQ_GRACE_S
+) -> Rescued:
+    """Take back the jobs of `queue` whose lease has expired.
+
+    With a `grace_s` of 0 only those that RQ's own clean-up would fail by now.
+    """
+    return _take_back(connection, queue, max_deliveries, [], grace_s)
 
 
 def report_death(
@@ -56,13 +61,17 @@ def report_death(
 
 
 def _take_back(
-    connection: Redis, queue: str, max_deliveries: int, members: Sequence[str]
+    connection: Redis,
+    queue: str,
+    max_deliveries: int,
+    members: Sequence[str],
+    grace_s: int = keys.RQ_GRACE_S,
 ) -> Rescued:
     reply = keys.script(connection, "rescue")(
         keys=[keys.started(queue), keys.queue(queue), keys.failed(queue)],
         args=[
             queue,
-            keys.RQ_GRACE_S,
+            grace_s,
             max_deliveries,
             MOST_PER_CALL,
             utcformat(datetime.now(UTC)),

@@ -4,6 +4,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
@@ -99,13 +100,14 @@ class StartWorker(Protocol):
     def __call__(self, *arguments: str, **environment: str) -> RunningWorker: ...
 
 
-@pytest.fixture
-def start_worker(redis_url: str, tmp_path: Path) -> Iterator[StartWorker]:
+@contextmanager
+def worker_starter(redis_url: str, directory: Path) -> Iterator[StartWorker]:
+    """Yield what starts workers; all of them are gone afterwards."""
     started: list[RunningWorker] = []
 
     def start(*arguments: str, **environment: str) -> RunningWorker:
         name = f"w{len(started)}"
-        log = tmp_path / f"{name}.log"
+        log = directory / f"{name}.log"
         command = [*worker_command(), "--name", name, *(arguments or ("high", "low"))]
         variables = {"REDIS_URL": redis_url, "SLALOM_ENGINE": "sim", **environment}
         with log.open("wb") as output:
@@ -122,6 +124,12 @@ def start_worker(redis_url: str, tmp_path: Path) -> Iterator[StartWorker]:
     for worker in started:
         worker.process.kill()
         worker.process.wait()
+
+
+@pytest.fixture
+def start_worker(redis_url: str, tmp_path: Path) -> Iterator[StartWorker]:
+    with worker_starter(redis_url, tmp_path) as start:
+        yield start
 
 
 def until(condition: Callable[[], object], give_up_s: float = 60.0) -> None:

@@ -5,8 +5,8 @@
 --        7 '1' if the worker has nothing in flight
 -- reply  {number of open queues, list of {job id, execution id, queue's place in KEYS (1-based), alone, job hash as a flat list}}
 --
--- An id whose job is gone, or is not `queued` (it was cancelled; or it stands in the list twice and runs already), is
--- dropped from the list. While `rq suspend` is in force nothing is claimed.
+-- An id whose job is gone, or is neither `queued` nor `created` (its producer pushed the id by hand), is dropped from the
+-- list: it was cancelled, or it stands there twice and runs already. While `rq suspend` is in force nothing is claimed.
 --
 -- A suspect (the engine or a worker died with it in flight) is taken alone: as the only job, by a worker with nothing in
 -- flight. Any other claim stops in front of it, and leaves its queue and all behind closed, so that its turn comes.
@@ -42,7 +42,8 @@ end
 local function start_all(jobs, place)
   for i, job in ipairs(jobs) do
     local fields = redis.call('HMGET', 'rq:job:' .. job, 'status', 'suspect')
-    local is_suspect = fields[2] and fields[1] == 'queued'
+    local waits = fields[1] == 'queued' or fields[1] == 'created'
+    local is_suspect = fields[2] and waits
     if num_open < place or is_suspect and (#claimed > 0 or not is_empty) then
       for j = #jobs, i, -1 do redis.call('LPUSH', KEYS[2 * place - 1], jobs[j]) end
       num_open = place - 1
@@ -50,7 +51,7 @@ local function start_all(jobs, place)
     elseif is_suspect then
       start(job, place, 1)
       num_open = place - 1
-    elseif fields[1] == 'queued' then
+    elseif waits then
       start(job, place, 0)
     end
   end

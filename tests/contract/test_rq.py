@@ -19,7 +19,15 @@ Snapshot = dict[str, object]
 # What differs between two executions, whoever runs them.
 INSTANTS = {"created_at", "enqueued_at", "started_at", "ended_at", "last_heartbeat"}
 OURS = {"attempts"}  # fields that RQ does not know and leaves alone
-NAMES = {"worker_name", "origin", "execution_id", "execution_started_at", "execution_ended_at"}
+NAMES = {
+    "worker_name",
+    "origin",
+    "execution_id",
+    "execution_started_at",
+    "execution_ended_at",
+    "dependency_id",
+    "dependency_ids",
+}
 
 
 def by_rq(connection: Redis, start_worker: StartWorker) -> None:
@@ -100,11 +108,11 @@ def test_an_ended_job_is_recorded_as_rq_records_it(
     by_us(connection, start_worker)
 
     expected, found = snapshot(connection, theirs), snapshot(connection, ours)
-    _forget_what_we_add(found)
+    forget_what_we_add(found)
     assert found == expected
 
 
-def _forget_what_we_add(found: Snapshot) -> None:
+def forget_what_we_add(found: Snapshot) -> None:
     """The reason of a failure is in our meta, for the caller; RQ has no place for it."""
     fields = found["hash"]
     assert isinstance(fields, dict)

@@ -161,7 +161,7 @@ class Model:
         return "canceled"
 
     def replay(self, job_id: str, retries: int) -> bool:
-        """Put a dead letter back at the end of its queue, as if it had never run; a suspect stays one."""
+        """Put a dead letter back at the end of its queue; a suspect stays one."""
         job = self.jobs[job_id]
         if job.status != "failed":
             return False

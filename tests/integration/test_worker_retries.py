@@ -39,7 +39,7 @@ def quick(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def maintenance(connection: Redis) -> Maintenance:
-    return Maintenance(connection, ["high", "low"], max_deliveries=3)
+    return Maintenance(connection, ["high", "low"], max_deliveries=3, lease_s=30)
 
 
 def submit_failing(
