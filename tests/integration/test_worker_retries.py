@@ -212,7 +212,7 @@ def test_a_lost_job_is_not_postponed(connection: Redis, submitter: Submitter) ->
     [job_id] = submit(submitter, "batch", 1)
     [claim] = claims_of(connection).take(1)
     expire(connection, claim)
-    Maintenance(connection, ["low"], max_deliveries=3).upkeep()
+    Maintenance(connection, ["low"], max_deliveries=3, lease_s=30).upkeep()
 
     assert postponed(connection, claim) == "lost"
 
