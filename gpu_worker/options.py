@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+import signal
 import sys
 from typing import Any
 
@@ -18,6 +19,7 @@ from rq.worker import DequeueStrategy
 
 from config import logs
 
+ECHO_S = 1.0
 RECORD_GRACE_S = 60
 """How long RQ keeps a worker's record beyond its `--worker-ttl`."""
 
@@ -74,6 +76,11 @@ def heartbeat_s(job_monitoring_interval: int, lease_s: float) -> float:
 def record_s(worker_ttl: int, lease_s: float) -> int:
     """Return for how long the record outlives a heartbeat: two leases, or as asked."""
     return int(2 * lease_s) if worker_ttl == DEFAULT_WORKER_TTL else worker_ttl + RECORD_GRACE_S
+
+
+def is_echo(signum: int, since_s: float) -> bool:
+    """Whether a signal repeats the last: a terminal and `rq worker-pool` both send INT."""
+    return signum == signal.SIGINT and since_s < ECHO_S
 
 
 def _chosen(value: str, default: str) -> str | None:

@@ -16,6 +16,7 @@ worker with status 1.
 
 import asyncio
 import logging
+import math
 import signal
 import sys
 import time
@@ -59,7 +60,6 @@ logger = logging.getLogger(__name__)
 MAX_THREADS = 64
 """Plain functions that run at a time; coroutine functions and inference need no thread."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-ECHO_S = 1.0
 
 
 class GPUWorker(Worker):
@@ -141,7 +141,7 @@ class GPUWorker(Worker):
         self._loop = asyncio.get_running_loop()
         self._forced = asyncio.Event()
         self._is_draining = False
-        self._signalled_at = -ECHO_S
+        self._signalled_at = -math.inf
         self._engine = engine
         self._max_deliveries = settings.max_deliveries
         self._max_inflight = settings.max_inflight or int(engine.seats * BUFFER)
@@ -333,7 +333,8 @@ class GPUWorker(Worker):
         self._loop.call_soon_threadsafe(self._inflight.kill_all)
 
     def _on_signal(self, signum: signal.Signals) -> None:
-        if self._is_echo(signum):
+        before, self._signalled_at = self._signalled_at, time.monotonic()
+        if options.is_echo(signum, self._signalled_at - before):
             return
         if self._is_draining:
             self._forced.set()
@@ -348,11 +349,6 @@ class GPUWorker(Worker):
             instant = utcformat(self._shutdown_requested_date)
             field = "shutdown_requested_date"
             self._redis_thread.submit(self._commands.hset, self.key, field, instant)
-
-    def _is_echo(self, signum: signal.Signals) -> bool:
-        """Whether it is an INT right after a signal: a terminal and `rq worker-pool` both send."""
-        before, self._signalled_at = self._signalled_at, time.monotonic()
-        return signum == signal.SIGINT and self._signalled_at - before < ECHO_S
 
     async def _drain(self, drain_s: float | None) -> None:
         """Finish what is in flight for up to `drain_s` (None: however long), hand back the rest."""
@@ -392,4 +388,5 @@ def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
         return None
     import uvloop
 
-    return uvloop.new_event_loop
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

@@ -15,7 +15,10 @@ from datetime import UTC, datetime
 from typing import cast
 
 from redis import Redis
+from rq import Queue
 from rq.defaults import DEFAULT_FAILURE_TTL
+from rq.job import Job
+from rq.serializers import JSONSerializer
 from rq.utils import utcformat
 
 from scheduler import keys
@@ -87,7 +90,14 @@ def _take_back(
         logger.warning("job requeued after a death under it", extra=extra)
     for job in dead:
         logger.error("job is a dead letter", extra={"event": "job.dead_letter", "job_id": job})
+        _enqueue_dependents(connection, queue, job)
     return Rescued(requeued, dead)
+
+
+def _enqueue_dependents(connection: Redis, queue: str, job_id: str) -> None:
+    """Enqueue the jobs that waited for a dead letter and may run although it failed."""
+    job = Job(job_id, connection=connection, serializer=JSONSerializer)
+    Queue(queue, connection=connection, serializer=JSONSerializer).enqueue_dependents(job)
 
 
 def _packed(text: str) -> tuple[bytes, bytes]:

@@ -107,6 +107,19 @@ def test_kill_horse_fails_what_is_in_flight_and_the_worker_goes_on(service: Serv
     assert last.get_status() == JobStatus.FINISHED
 
 
+def test_a_job_cancelled_while_it_runs_is_aborted_and_stays_cancelled(service: Service) -> None:
+    job = service.enqueue("until_told")
+    service.wait_until_started(job)
+
+    job.cancel()
+
+    until(lambda: f"lease lost event=lease.lost job_id={job.id}" in service.worker.log)
+    service.go(job)
+    until(lambda: record(service).get_state() == "idle")
+    assert job.get_status() == JobStatus.CANCELED
+    assert job.latest_result() is None
+
+
 def test_the_record_says_what_the_worker_does(service: Service) -> None:
     before = record(service)
     jobs = [service.enqueue("until_told") for _ in range(2)]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from rq import Callback, Queue, Repeat, Retry, SimpleWorker
+from rq import Callback, Queue, Repeat, Retry
 from rq.command import send_stop_job_command
 from rq.group import Group
 from rq.job import Dependency, Job, JobStatus
@@ -22,7 +22,7 @@ from scheduler.autoscaler.local_pool import worker_command
 from tests import rq_callables
 from tests.conftest import StartWorker, until
 from tests.contract.conftest import MODULE, Service, whole_name
-from tests.contract.test_rq import Snapshot, forget_what_we_add, snapshot
+from tests.contract.test_rq import Snapshot, TheirWorker, forget_what_we_add, snapshot
 
 Produce = Callable[[Queue], Job]
 
@@ -97,7 +97,7 @@ def test_a_job_leaves_what_it_leaves_under_rq(service: Service, case: str) -> No
     their_queue = Queue("theirs", connection=connection, serializer=JSONSerializer)
     theirs, ours = produce(their_queue), produce(service.queue)
 
-    SimpleWorker([their_queue], serializer=JSONSerializer).work(burst=True)
+    TheirWorker([their_queue], serializer=JSONSerializer).work(burst=True)
 
     assert_same(service, ours, theirs)
 

@@ -11,10 +11,11 @@ import psutil
 import pytest
 from redis import Redis
 from rq import Queue
-from rq.job import JobStatus
+from rq.job import Dependency, JobStatus
 from rq.serializers import JSONSerializer
 
 from scheduler.autoscaler.local_pool import worker_command
+from scheduler.rescue import rescue
 from tests.conftest import RunningWorker, StartWorker, until
 from tests.contract.conftest import MODULE
 
@@ -193,6 +194,26 @@ def test_maintenance_takes_back_what_no_worker_holds_any_more(
     assert start_worker("--burst", "low").wait() == 0
 
     assert job.get_status() == JobStatus.FINISHED
+
+
+def test_a_dead_letter_of_dead_workers_frees_those_who_may_do_without(
+    connection: Redis, queue: Queue
+) -> None:
+    parent = queue.enqueue(ADD, 1, 2)
+    parts = {True: "free", False: "bound"}
+    children = {
+        name: queue.enqueue(ADD, 3, 4, depends_on=Dependency([parent], allow_failure=may))
+        for may, name in parts.items()
+    }
+    queue.remove(parent)
+    connection.hset(parent.key, mapping={"status": "started", "worker_deaths": 2})
+    connection.zadd("rq:wip:low", {f"{parent.id}:gone": 1})
+
+    rescue(connection, "low", max_deliveries=3)
+
+    assert parent.get_status() == JobStatus.FAILED
+    assert children["free"].get_status() == JobStatus.QUEUED
+    assert children["bound"].get_status() == JobStatus.DEFERRED
 
 
 def test_exception_handlers_run_in_order_until_one_returns_false(
