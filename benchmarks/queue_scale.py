@@ -42,6 +42,13 @@ def fill(connection: Redis, level: int) -> None:
             for _ in range(min(missing, CHUNK))
         ]
         queue.enqueue_many(data)
+    _until_settled(connection)
+
+
+def _until_settled(connection: Redis) -> None:
+    """Wait for the rewrite of Redis's file that the filling set off: it has the disk to itself."""
+    while connection.info("persistence")["aof_rewrite_in_progress"]:
+        time.sleep(0.1)
 
 
 def p99_ms(call: Callable[[], object], times: int) -> float:

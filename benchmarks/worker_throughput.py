@@ -3,12 +3,14 @@
 No-op jobs on the same Redis with the same serializer, in RQ's forking Worker, RQ's SimpleWorker and
 GPUWorker with 1, 64 and 256 in flight, each a process started from the command line (`--burst`).
 Rates run from the first start to the last end by the jobs' own instants, so that start-up does not
-count. Pick-up is the time on an idle worker, one job after another, from enqueue to start by the
-instants that RQ records; `first_line` is the stricter one, from the return of the producer's
-enqueue to the first line of the job's function.
+count. Pick-up is the time on an idle worker, one job after another, from the instant at which the
+producer sends the job to Redis until its start as RQ records it (`started_at`); `first_line` is the
+stricter one, until the first line of the job's function. `bare_blpop` is a process that only waits
+for the job's id in Redis's own BLPOP: no worker can learn of a job sooner.
 """
 
 import argparse
+import multiprocessing
 import os
 import resource
 import statistics
@@ -32,6 +34,7 @@ NAME = "worker_throughput"
 QUEUE = "low"
 JOB = "benchmarks.noop.nothing"
 CLOCK = "benchmarks.noop.now"
+PICKUPS = 200
 JSON = "rq.serializers.JSONSerializer"
 
 
@@ -130,17 +133,48 @@ def pickup(contender: Contender, connection: Redis, url: str, jobs: int) -> list
     try:
         for _ in range(jobs):
             time.sleep(0.02)  # idle again
-            job = queue.enqueue(CLOCK)
-            enqueued = time.time()
+            with connection.pipeline() as pipeline:
+                job = queue.enqueue(CLOCK, pipeline=pipeline)
+                sent = time.time()
+                pipeline.execute()
             while job.get_status() != "finished":
                 time.sleep(0.001)
             job.refresh()
-            recorded = (job.started_at - job.enqueued_at).total_seconds()
-            waits.append(Pickup(recorded, job.return_value() - enqueued))
+            waits.append(Pickup(job.started_at.timestamp() - sent, job.return_value() - sent))
     finally:
         worker.terminate()
         worker.wait()
     return waits
+
+
+def bare_blpop(connection: Redis, url: str, jobs: int) -> list[float]:
+    """Return how long each of `jobs` jobs took from its sending until a bare BLPOP had its id."""
+    connection.flushdb()
+    process = multiprocessing.get_context("spawn").Process(target=_pop, args=(url, jobs))
+    process.start()
+    waits = []
+    queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
+    while not connection.exists("popping"):
+        time.sleep(0.05)
+    for _ in range(jobs):
+        time.sleep(0.02)
+        with connection.pipeline() as pipeline:
+            queue.enqueue(CLOCK, pipeline=pipeline)
+            sent = time.time()
+            pipeline.execute()
+        woken = connection.blpop("woken")
+        waits.append(float(woken[1]) - sent)
+    process.join()
+    return waits
+
+
+def _pop(url: str, jobs: int) -> None:
+    """Pop `jobs` ids and report when."""
+    connection = connections.listener_like(connections.commands(url))
+    connection.set("popping", 1)
+    for _ in range(jobs):
+        connection.blpop(f"rq:queue:{QUEUE}")
+        connection.rpush("woken", time.time())
 
 
 def _cpu_s() -> float:
@@ -171,13 +205,15 @@ def measure(url: str) -> dict[str, float]:
 
 def _add_pickup(figures: dict[str, float], connection: Redis, url: str) -> None:
     for contender in (CONTENDERS[1], CONTENDERS[3]):
-        waits = pickup(contender, connection, url, 200)
+        waits = pickup(contender, connection, url, PICKUPS)
         for name, values in (
             ("pickup", sorted(wait.started for wait in waits)),
             ("first_line", sorted(wait.first_line for wait in waits)),
         ):
             figures[f"{contender.label}_{name}_p50_ms"] = statistics.median(values) * 1e3
             figures[f"{contender.label}_{name}_p99_ms"] = values[int(len(values) * 0.99)] * 1e3
+    floor = statistics.median(bare_blpop(connection, url, PICKUPS))
+    figures["bare_blpop_p50_ms"] = floor * 1e3
     for name in ("pickup", "first_line"):
         ours, theirs = (figures[f"{c.label}_{name}_p50_ms"] for c in (CONTENDERS[3], CONTENDERS[1]))
         figures[f"{name}_p50_vs_simple_worker"] = ours / theirs

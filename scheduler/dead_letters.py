@@ -12,13 +12,12 @@ python -m scheduler.dead_letters --help
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
 from redis import Redis
-from redis.commands.core import Script
 from rq.job import Job
 from rq.utils import utcformat
 
@@ -137,7 +136,12 @@ class DeadLetters:
         return origin.decode(), meta or b""
 
     def _replay_script(
-        self, script: Script, job_id: str, queue: str, meta: bytes, client: Redis | None = None
+        self,
+        script: Callable[..., Any],
+        job_id: str,
+        queue: str,
+        meta: bytes,
+        client: Redis | None = None,
     ) -> Any:
         """Run the script, or add it to a pipeline; NotReplayable for a meta that is no JSON."""
         known = read_meta(meta)
@@ -154,11 +158,13 @@ class DeadLetters:
             client=client,
         )
 
-    def _script(self, name: str) -> Script:
+    def _script(self, name: str) -> Callable[..., Any]:
         return keys.script(self.connection, name)
 
 
-def _purge_script(script: Script, job_id: str, queue: str, client: Redis | None = None) -> Any:
+def _purge_script(
+    script: Callable[..., Any], job_id: str, queue: str, client: Redis | None = None
+) -> Any:
     """Run the script, or add it to a pipeline."""
     return script(keys=[f"rq:job:{job_id}", keys.failed(queue)], args=[job_id], client=client)
 

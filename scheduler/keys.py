@@ -24,8 +24,10 @@ Ours:
     slalom:models            hash     model name -> JSON {max_model_len, engine, …}
 """
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from importlib.resources import files
+from typing import Any
 
 from redis import Redis
 from redis.commands.core import Script
@@ -70,10 +72,11 @@ def worker(name: str) -> str:
 
 
 @cache
-def _source(name: str) -> str:
-    return files("scheduler.lua").joinpath(f"{name}.lua").read_text(encoding="utf-8")
+def _script(name: str) -> Script:
+    source = files("scheduler.lua").joinpath(f"{name}.lua").read_bytes()
+    return Script(None, source)  # type: ignore[arg-type]  # every call names its client
 
 
-def script(connection: Redis, name: str) -> Script:
-    """Return the script `lua/{name}.lua`, bound to `connection`."""
-    return connection.register_script(_source(name))
+def script(connection: Redis, name: str) -> Callable[..., Any]:
+    """Return the script `lua/{name}.lua`; called with keys and args, it runs on `connection`."""
+    return partial(_script(name), client=connection)
