@@ -9,6 +9,7 @@ wait, the answer is the job as it was submitted.
 """
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -102,7 +103,11 @@ class Jobs:
         tier = wanted.tier_in(self.context.tiers)
         try:
             job = self.context.submitter.submit(
-                wanted.openai(model), tier=tier, metadata=wanted.metadata, job_id=job_id
+                wanted.openai(model),
+                tier=tier,
+                metadata=wanted.metadata,
+                job_id=job_id,
+                deadlines=wanted.deadlines_in(self.context.tiers, time.time()),
             )
         except UNAVAILABLE as error:
             text = "Redis did not answer; the job may have been accepted: look before sending again"

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from api.problems import FieldError, Invalid, MalformedJson
 from config.tiers import TierTable
+from scheduler.deadlines import Deadlines
 from scheduler.jobs import JobView, Request, Status
 
 MAX_STOPS = 4
@@ -20,6 +21,7 @@ MAX_FIELD_NAME = 80
 Temperature = Annotated[float, Field(ge=0, le=2)]
 TopP = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Seconds = Annotated[float, Field(gt=0, le=30 * 86_400)]
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 
@@ -59,6 +61,8 @@ class JobRequest(_Strict):
     stop: str | list[str] | None = None
     seed: Seed | None = None
     ignore_eos: bool | None = None
+    start_within_s: Seconds | None = None
+    finish_within_s: Seconds | None = None
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
 
     @field_validator("stop", mode="plain")
@@ -96,6 +100,15 @@ class JobRequest(_Strict):
     def tier_in(self, tiers: TierTable) -> str:
         """Return the name of the tier that is asked for."""
         return tiers.default_tier if self.tier is None else self.tier
+
+    def deadlines_in(self, tiers: TierTable, now: float) -> Deadlines:
+        """Return its deadlines if it is submitted at `now` (epoch s)."""
+        return Deadlines.of(
+            tiers.tiers[self.tier_in(tiers)].objectives,
+            now,
+            start_within_s=self.start_within_s,
+            finish_within_s=self.finish_within_s,
+        )
 
     def openai(self, model: str) -> Request:
         """Return the OpenAI request to `model`, with only what was given."""

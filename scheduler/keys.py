@@ -15,7 +15,8 @@ RQ's (written as RQ would; `tests/contract` compares):
 
 Fields of our own in `rq:job:{job}`, gone once it has succeeded: `attempts` (how often it was
 started), `worker_deaths` (how many of them died) and `suspect` (1 from the first death on),
-`stop_requested` (1 once a caller cancelled it).
+`stop_requested` (1 once a caller cancelled it). Its deadlines `start_by` and `finish_by` (epoch s)
+stay.
 
 Ours:
 

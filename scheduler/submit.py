@@ -4,6 +4,7 @@
 whole or not at all.
 """
 
+import time
 from dataclasses import dataclass
 
 from redis import Redis
@@ -12,6 +13,7 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from config.tiers import RetryPolicy, Tier, TierTable
+from scheduler.deadlines import Deadlines
 from scheduler.jobs import FUNCTION, Request
 
 
@@ -34,21 +36,32 @@ class Submitter:
         tenant: str = "default",
         metadata: dict[str, str] | None = None,
         job_id: str | None = None,
+        deadlines: Deadlines | None = None,
     ) -> Job:
-        """Return the queued job; UnknownTier, or RedisError if it was not accepted."""
+        """Return the queued job; UnknownTier, or RedisError if it was not accepted.
+
+        Without `deadlines` the tier's objectives give them.
+        """
         policy = self._policy(tier)
+        deadlines = deadlines or Deadlines.of(policy.objectives, time.time())
         queue = Queue(policy.queue, connection=self.connection, serializer=JSONSerializer)
-        return queue.enqueue_call(
-            FUNCTION,
-            args=(request,),
-            timeout=policy.limits.job_timeout_s,
-            result_ttl=policy.retention.result_ttl_s,
-            failure_ttl=policy.retention.failure_ttl_s,
-            description=f"{tier} {request['endpoint']}",
-            job_id=job_id,
-            meta={"tier": tier, "tenant": tenant, "metadata": metadata or {}},
-            retry=_retry(policy.retry),
-        )
+        with self.connection.pipeline() as pipeline:
+            job = queue.enqueue_call(
+                FUNCTION,
+                args=(request,),
+                timeout=policy.limits.job_timeout_s,
+                result_ttl=policy.retention.result_ttl_s,
+                failure_ttl=policy.retention.failure_ttl_s,
+                description=f"{tier} {request['endpoint']}",
+                job_id=job_id,
+                meta={"tier": tier, "tenant": tenant, "metadata": metadata or {}},
+                retry=_retry(policy.retry),
+                pipeline=pipeline,
+            )
+            if fields := deadlines.fields():
+                pipeline.hset(job.key, mapping={**fields})
+            pipeline.execute()
+        return job
 
     def _policy(self, tier: str) -> Tier:
         try:
