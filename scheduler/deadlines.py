@@ -6,7 +6,7 @@ that Lua can compare them with Redis's clock. One that plain RQ enqueued has non
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from config.tiers import Objectives
 
@@ -45,7 +45,7 @@ class Deadlines:
         """The instant after which the job is of no use: it must have ended, or at least started."""
         return self.finish_by if self.finish_by is not None else self.start_by
 
-    def fields(self) -> dict[str, str]:
+    def fields(self) -> dict[Any, str]:
         """Return what to write into the job's record."""
         named = {"start_by": self.start_by, "finish_by": self.finish_by}
         return {name: f"{at:.3f}" for name, at in named.items() if at is not None}

@@ -59,7 +59,7 @@ class Submitter:
                 pipeline=pipeline,
             )
             if fields := deadlines.fields():
-                pipeline.hset(job.key, mapping={**fields})
+                pipeline.hset(job.key, mapping=fields)
             pipeline.execute()
         return job
 
