@@ -83,7 +83,24 @@ class Settings(BaseSettings):
     )
     vllm_args: str = Field("", description="any flags of `vllm serve`, read by vLLM's own parser")
     max_inflight: int | None = Field(
-        None, ge=1, description="jobs one worker holds at a time; empty: 3 x the engine's seats"
+        None,
+        ge=1,
+        description="jobs of each class, high and low, that one worker holds at a time; "
+        "empty: as many as the engine needs to stay full",
+    )
+    gate: str = Field(
+        "slo",
+        pattern=r"^(off|strict|slo|share:(0(\.\d+)?|1(\.0+)?))$",
+        description="when low requests take part in engine steps beside high ones: off, strict, "
+        "slo, or share:N, the share of steps (0 to 1)",
+    )
+    low_floor: float = Field(
+        0.05, ge=0, le=1, description="share of engine steps that low requests get in any case"
+    )
+    reserve_seats: int | None = Field(
+        None,
+        ge=0,
+        description="seats of the engine that low requests leave free; empty: an eighth",
     )
     step_timeout_s: float = Field(
         120.0, gt=0, description="an engine with work and without a step for this long is restarted"

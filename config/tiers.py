@@ -127,6 +127,16 @@ class TierTable(_Frozen):
             )
         return cls.model_validate(content)
 
+    @property
+    def high_queue(self) -> str | None:
+        """The queue whose jobs low ones make way for: the first, if there are others."""
+        return next(iter(self.queues)) if len(self.queues) > 1 else None
+
+    @property
+    def high_tiers(self) -> list[Tier]:
+        """The tiers of the high queue."""
+        return [tier for tier in self.tiers.values() if tier.queue == self.high_queue]
+
     def tier_for(self, service_tier: str) -> str | None:
         """Return the tier that an OpenAI `service_tier` means, or None."""
         return next(
@@ -167,6 +177,7 @@ def _contradictions(content: Any) -> list[Fault]:
     return [
         *_dangling_queues(queues, tiers),
         *_shared_service_tiers(tiers),
+        *_inverted_priorities(queues, tiers),
         *_dangling_default(tiers, content.get("default_tier")),
     ]
 
@@ -210,6 +221,26 @@ def _shared_service_tiers(tiers: dict[str, Any]) -> list[Fault]:
                 text = f"{_dotted(path)}: {service!r} already means {owner!r}; keep it in one tier"
                 faults.append((path, text))
             owners.setdefault(service, name)
+    return faults
+
+
+def _inverted_priorities(queues: dict[str, Any], tiers: dict[str, Any]) -> list[Fault]:
+    """Return tiers that the engine would serve before those of a queue that ranks higher."""
+    ranks = {queue: rank for rank, queue in enumerate(queues)}
+    known = [
+        (ranks[tier["queue"]], tier["priority"], name)
+        for name, tier in tiers.items()
+        if isinstance(tier, dict)
+        and tier.get("queue") in ranks
+        and isinstance(tier.get("priority"), int)
+    ]
+    faults: list[Fault] = []
+    for rank, priority, name in known:
+        above = [p for r, p, _ in known if r < rank]
+        if above and priority <= max(above):
+            path = ("tiers", name, "priority")
+            text = f"must be above {max(above)}, which a tier of a queue before its own has"
+            faults.append((path, f"{_dotted(path)}: {text}"))
     return faults
 
 

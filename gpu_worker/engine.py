@@ -90,6 +90,8 @@ class Engine(Protocol):
     """Requests that one step can work on (vLLM's `max_num_seqs`)."""
     kind: str
     """`vllm` or `sim`."""
+    is_gated: bool
+    """Whether it keeps low requests from the seats and the steps of high ones."""
 
     def run(self, request: Request, *, job_id: str, priority: int) -> AsyncGenerator[Event]:
         """Yield the request's events, a Response last; closing the iterator aborts the request."""

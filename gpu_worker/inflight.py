@@ -51,6 +51,11 @@ class Inflight:
     def __len__(self) -> int:
         return len(self._jobs) + len(self._orphans)
 
+    def num_of(self, queue: str | None) -> int:
+        """Return how many jobs of `queue` are in flight."""
+        claims = (*self.claims, *self._orphans.values())
+        return sum(claim.queue == queue for claim in claims)
+
     @property
     def is_exclusive(self) -> bool:
         """Whether a suspect runs, which nothing may run beside."""

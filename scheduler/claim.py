@@ -57,20 +57,23 @@ class Claims:
     """How many queues, from the first, the last `take` found no suspect in that it had to leave."""
     _unanswered: set[str] = field(default_factory=set)
 
-    def take(self, count: int, *, is_empty: bool = True) -> list[Claim]:
+    def take(
+        self, count: int, *, most: Sequence[int] | None = None, is_empty: bool = True
+    ) -> list[Claim]:
         """Return up to `count` jobs, started, high queues first.
 
-        A suspect is among them only if the worker `is_empty`, and then it is the only one.
+        No more than `most` come from each queue; while one has more, none come from those behind
+        it. A suspect is among them only if the worker `is_empty`, and then it is the only one.
         """
         self._put_back_unanswered()
         prefix = uuid4().hex[:24]
         try:
-            return self._take(count, prefix, is_empty)
+            return self._take(count, most or [count] * len(self.queues), prefix, is_empty)
         except RedisError:
             self._unanswered.add(prefix)
             raise
 
-    def _take(self, count: int, prefix: str, is_empty: bool) -> list[Claim]:
+    def _take(self, count: int, most: Sequence[int], prefix: str, is_empty: bool) -> list[Claim]:
         queue_keys = [key for q in self.queues for key in (keys.queue(q), keys.started(q))]
         now = datetime.now(UTC)
         num_open, entries = keys.script(self.connection, "claim")(
@@ -83,6 +86,7 @@ class Claims:
                 keys.RQ_GRACE_S,
                 prefix,
                 int(is_empty),
+                *most,
             ],
         )
         claims = [self._claim(entry, now) for entry in entries]

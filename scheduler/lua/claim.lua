@@ -2,8 +2,10 @@
 --
 -- KEYS   pairs, one per queue in rank order: rq:queue:{q}, rq:wip:{q}; last: rq:worker:{name}
 -- ARGV   1 count   2 worker name   3 now (RQ's text form)   4 lease (s)   5 grace (s)   6 execution id prefix
---        7 '1' if the worker has nothing in flight
+--        7 '1' if the worker has nothing in flight   8 … how many from each queue at most, in their order
 -- reply  {number of open queues, list of {job id, execution id, queue's place in KEYS (1-based), alone, job hash as a flat list}}
+--
+-- A queue of which more could be taken than its limit lets closes those behind it: nobody is passed by a lower rank.
 --
 -- An id whose job is gone, or is neither `queued` nor `created` (its producer pushed the id by hand), is dropped from the
 -- list: it was cancelled, or it stands there twice and runs already. While `rq suspend` is in force nothing is claimed.
@@ -58,12 +60,13 @@ local function start_all(jobs, place)
 end
 
 for place = 1, num_queues do
-  while #claimed < count and num_open >= place do
-    local jobs = redis.call('LPOP', KEYS[2 * place - 1], count - #claimed)
+  local most = math.min(count, #claimed + tonumber(ARGV[7 + place]))
+  while #claimed < most and num_open >= place do
+    local jobs = redis.call('LPOP', KEYS[2 * place - 1], most - #claimed)
     if not jobs then break end
     start_all(jobs, place)
   end
-  if num_open < place then break end
+  if num_open < place or #claimed >= most and redis.call('EXISTS', KEYS[2 * place - 1]) == 1 then break end
 end
 if #claimed > 0 then
   redis.call('HSET', KEYS[#KEYS], 'state', 'busy', 'current_job', claimed[#claimed][1])

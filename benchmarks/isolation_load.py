@@ -1,0 +1,116 @@
+"""Loads for `benchmarks.isolation`: high requests one after another, low ones without end.
+
+Both go straight into an AsyncLLM; what the engine does is counted by a stat logger, step by step.
+"""
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+HIGH, LOW = 0, 100
+HIGH_TOKENS, LOW_TOKENS = 129, 129
+"""Output tokens; the median answer of a conversation in Azure's trace of 2023."""
+
+_numbers = itertools.count()
+
+
+@dataclass
+class Counted:
+    """Tokens that the engine generated, high and low together."""
+
+    num_tokens: int = 0
+    preempted: int = 0
+
+    def logger(self) -> Any:
+        """Return what vLLM takes for its Prometheus logger."""
+        from vllm.v1.metrics.loggers import PrometheusStatLogger
+
+        counted = self
+
+        class Logger(PrometheusStatLogger):
+            def __init__(self, *_: Any, **__: Any) -> None:
+                """Keep nothing of vLLM's."""
+
+            def record(
+                self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any
+            ) -> None:
+                """Count one step."""
+                if iteration_stats is not None:
+                    counted.num_tokens += iteration_stats.num_generation_tokens
+                    counted.preempted += iteration_stats.num_preempted_reqs
+
+            def _ignore(self, *_: Any, **__: Any) -> None:
+                """Keep nothing."""
+
+            log_engine_initialized = record_admission_rejection = record_sleep_state = _ignore
+
+        return Logger
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One high request (s)."""
+
+    ttft: float
+    tpot: float
+    total: float
+
+
+@dataclass
+class Load:
+    """Sends requests into an engine."""
+
+    llm: Any
+    rng: random.Random = field(default_factory=lambda: random.Random(7))
+
+    async def high(self) -> Served:
+        """Return how one high request was served."""
+        begun = time.perf_counter()
+        first = 0.0
+        async for _ in self._generate(HIGH_TOKENS, HIGH, streamed=True):
+            first = first or time.perf_counter()
+        ended = time.perf_counter()
+        return Served(first - begun, (ended - first) / (HIGH_TOKENS - 1), ended - begun)
+
+    async def high_for(self, seconds: float, pause_s: float) -> list[Served]:
+        """Send high requests one after another, with pauses of `pause_s` on average."""
+        ends_at, served = time.perf_counter() + seconds, []
+        while time.perf_counter() < ends_at:
+            served.append(await self.high())
+            await asyncio.sleep(self.rng.expovariate(1 / pause_s) if pause_s else 0)
+        return served
+
+    @asynccontextmanager
+    async def low(self, num: int) -> AsyncIterator[None]:
+        """Keep `num` low requests in the engine while the context lasts."""
+
+        async def forever() -> None:
+            while True:
+                # Lengths differ, or all seats would come free in the same step for ever.
+                async for _ in self._generate(LOW_TOKENS + self.rng.randrange(-32, 33), LOW):
+                    pass
+
+        tasks = [asyncio.create_task(forever()) for _ in range(num)]
+        try:
+            await asyncio.sleep(1.0)
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _generate(self, num_tokens: int, priority: int, *, streamed: bool = False) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        kind = RequestOutputKind.DELTA if streamed else RequestOutputKind.FINAL_ONLY
+        params = SamplingParams(
+            max_tokens=num_tokens, temperature=0, ignore_eos=True, output_kind=kind
+        )
+        prompt = f"{self.rng.randrange(1000)}+{self.rng.randrange(1000)}="
+        return self.llm.generate(prompt, params, f"r{next(_numbers)}", priority=priority)

@@ -1,0 +1,173 @@
+"""The step gate: vLLM's scheduler, with high and low requests.
+
+vLLM orders what waits by priority, but never displaces a running request for a waiting one, and
+every running request is in every step. `GatedScheduler` adds, before each of vLLM's own steps:
+
+step      While a high request runs or waits, low ones are set aside in the steps that `gate_policy`
+          does not grant them. They keep their KV blocks; vLLM copes with running requests that get
+          no tokens in a step.
+seats     While high requests come and go, low ones leave `reserve` seats free and start few at a
+          time; a high request that finds none takes a low one's.
+KV        A high request that would find no free blocks takes those of low ones: otherwise vLLM
+          would look for a victim among the high ones only, since the low ones are set aside.
+
+A request whose place is taken is preempted as vLLM does it: it waits, keeps its tokens, and goes on
+later. At most twice, while there are others.
+
+It runs in EngineCore's process. vLLM calls this interface unstable: `SUPPORTED` names the releases
+for which `tests/contract/test_gate.py` has held it.
+"""
+
+import time
+from typing import Any
+
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.request import Request
+
+from gpu_worker.gate_policy import Gate, GateOptions, High
+
+HOLD_S = 1.0
+"""How long after the last high request seats and blocks stay reserved for the next one."""
+STARTS = 4
+"""Low requests without a first token while high ones come and go."""
+START_TOKENS = 256
+"""Prompt tokens of low requests in one step while high ones come and go."""
+MOST_EVICTIONS = 2
+"""Of one request, as long as others can be evicted."""
+
+
+class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
+    """vLLM's scheduler, which lets high requests through."""
+
+    running: list[Request]
+    max_num_active_reqs: int
+    max_num_scheduled_tokens: int
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        options = GateOptions(**self.vllm_config.additional_config["slalom_gate"])
+        self._gate = Gate(options)
+        self._first_token_at: dict[str, float] = {}
+        self._high_at = float("-inf")
+        self._is_stuck = False
+
+    def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
+        """Schedule a step."""
+        now = time.time()
+        limits = self.max_num_active_reqs, self.max_num_scheduled_tokens
+        aside: list[Request] = []
+        try:
+            aside = self._prepare(now)
+            output: SchedulerOutput = super().schedule(*args, **kwargs)
+        finally:
+            self.max_num_active_reqs, self.max_num_scheduled_tokens = limits
+            self.running.extend(aside)
+        self._is_stuck = bool(aside) and not output.total_num_scheduled_tokens
+        if output.total_num_scheduled_tokens:
+            self._gate.steps.scheduled(now, output.total_num_scheduled_tokens)
+        return output
+
+    def update_from_output(self, scheduler_output: SchedulerOutput, *args: Any) -> Any:
+        """Take in what a step gave, and note when high requests got their first token."""
+        outputs = super().update_from_output(scheduler_output, *args)
+        now = time.time()
+        if scheduler_output.total_num_scheduled_tokens:
+            self._gate.steps.done(now)
+        for request in self.running:
+            if self._is_high(request) and request.num_output_tokens:
+                self._first_token_at.setdefault(request.request_id, now)
+        return outputs
+
+    def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+        self._first_token_at.pop(request.request_id, None)
+        return super()._free_request(request, *args, **kwargs)
+
+    def _is_high(self, request: Request) -> bool:
+        return bool(request.priority <= self._gate.options.high_priority)
+
+    def _prepare(self, now: float) -> list[Request]:
+        """Set limits for the next step; take low requests out of `running` and return them."""
+        high = [r for r in self.running if self._is_high(r)]
+        come = self._waiting_high()
+        if self._is_stuck:  # a step that vLLM makes alone frees what is in the way
+            return []
+        if not high and not come:
+            self._limit_low(now, len(high))
+            if self.running:
+                self._gate.passed_freely()
+            return []
+        self._high_at = now
+        self._make_room(high, come)
+        low = [r for r in self.running if not self._is_high(r)]
+        starts = bool(come) or any(r.is_prefill_chunk for r in high)
+        if low and not self._gate.opens(now, self._views(high, come), self._tokens(come)):
+            aside = low
+        elif starts:  # a prompt of a high request needs all tokens of the step
+            aside = [r for r in low if r.is_prefill_chunk]
+        else:
+            aside = []
+        if aside:
+            left_out = {r.request_id for r in aside}
+            self.running = [r for r in self.running if r.request_id not in left_out]
+        if starts or aside:
+            room = self.max_num_running_reqs - len(aside)
+            self.max_num_active_reqs = min(len(self.running) + len(come), room)
+        else:
+            self._limit_low(now, len(high))
+        return aside
+
+    def _limit_low(self, now: float, num_high: int) -> None:
+        """Let waiting low requests start only as far as the reserve allows."""
+        if now - self._high_at > HOLD_S:
+            return
+        kept = max(0, self._gate.options.reserve - num_high)
+        starting = sum(not r.num_output_tokens for r in self.running)
+        most = len(self.running) + max(0, STARTS - starting)
+        seats = min(most, self.max_num_active_reqs - kept)
+        self.max_num_active_reqs = max(seats, len(self.running))
+        if not self.num_spec_tokens:
+            tokens = len(self.running) + START_TOKENS
+            self.max_num_scheduled_tokens = min(self.max_num_scheduled_tokens, tokens)
+
+    def _waiting_high(self) -> list[Request]:
+        """Return the high requests that wait, next first."""
+        if not self.waiting or not self._is_high(self.waiting.peek_request()):
+            return []
+        return [r for r in self.waiting if self._is_high(r)]
+
+    def _views(self, high: list[Request], come: list[Request]) -> list[High]:
+        return [
+            High(
+                r.arrival_time,
+                self._first_token_at.get(r.request_id),
+                r.num_output_tokens + r.num_output_placeholders,
+            )
+            for r in (*high, *come)
+        ]
+
+    def _tokens(self, come: list[Request]) -> int:
+        """Return about how many tokens a step of everybody has."""
+        return int(len(self.running) + sum(r.num_tokens for r in come))
+
+    def _make_room(self, high: list[Request], come: list[Request]) -> None:
+        """Evict low requests until every high one has a seat and blocks."""
+        low = [r for r in self.running if not self._is_high(r)]
+        # The last of these is the first to go.
+        low.sort(key=lambda r: (r.num_preemptions < MOST_EVICTIONS, r.priority, r.arrival_time))
+        while low and (self._lacks_seats(come) or self._lacks_blocks(high, come)):
+            victim = low.pop()
+            if self._request_blocks_can_be_freed(victim):
+                self.running.remove(victim)
+                self._preempt_request(
+                    victim, time.monotonic(), drop_stale_output=self.requires_kv_delivery
+                )
+
+    def _lacks_seats(self, come: list[Request]) -> bool:
+        return bool(len(self.running) + len(come) > self.max_num_running_reqs)
+
+    def _lacks_blocks(self, high: list[Request], come: list[Request]) -> bool:
+        num_groups = len(self.kv_cache_config.kv_cache_groups)
+        blocks = len(high) + sum(-(-r.num_tokens // self.block_size) + 1 for r in come)
+        free: int = self.kv_cache_manager.block_pool.get_num_free_blocks()
+        return bool(blocks * num_groups > free)

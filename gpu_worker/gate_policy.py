@@ -1,0 +1,186 @@
+"""Gate policy: in which steps of the engine low requests take part while high ones are there.
+
+A step with low requests in it takes longer, and every high request in it waits for the whole step.
+So while a high request runs or waits, low ones are left out, except in the steps that the mode
+grants them:
+
+    strict        none
+    share         a fixed share of the steps
+    slo           every step that no high request will notice: each one's next token still comes by
+                  its due time, `first token + i * TPOT` (the first: `arrival + TTFT`)
+
+and, in every mode, what the floor owes them. The floor is a share of all steps in which low
+requests are there, and steps without high ones pay it too, for up to `FLOOR_MEMORY` steps ahead: a
+high tier that pauses now and then never meets it, one that never pauses loses that share.
+
+Pure but for `gate_options`: instants come in as arguments (s, any one clock), nothing here knows
+vLLM.
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal, cast
+
+from config.settings import Settings
+
+Mode = Literal["strict", "share", "slo"]
+
+FLOOR_MEMORY = 2_000
+"""Steps over which the floor's share is kept."""
+FORGET = 0.98
+"""Weight of the past at every new step time."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateOptions:
+    """What the gate is told at its start; JSON-able."""
+
+    mode: Mode = "slo"
+    share: float = 0.0
+    """Of `share` mode: how many of the steps that a high request is in have low ones in them."""
+    floor: float = 0.05
+    high_priority: int = 0
+    """Requests with this priority or a smaller one are high."""
+    ttft_s: float = 1.0
+    tpot_s: float = 0.1
+    margin: float = 0.9
+    """How much of an objective `slo` uses up."""
+    reserve: int = 0
+    """Seats that low ones leave free while high ones come and go."""
+
+
+def gate_options(settings: Settings) -> GateOptions | None:
+    """Return what the settings and the SLA table ask for; None if there is nothing to gate.
+
+    `slo` without objectives of the high tiers is `strict`.
+    """
+    tiers = settings.tiers().high_tiers
+    mode, _, share = settings.gate.partition(":")
+    if not tiers or mode == "off":
+        return None
+    ttfts = [t.objectives.ttft_s for t in tiers if t.objectives.ttft_s]
+    tpots = [t.objectives.tpot_ms / 1e3 for t in tiers if t.objectives.tpot_ms]
+    if mode == "slo" and not (ttfts and tpots):
+        mode = "strict"
+    return GateOptions(
+        mode=cast(Mode, mode),
+        share=float(share or 0),
+        floor=settings.low_floor,
+        high_priority=max(t.priority for t in tiers),
+        ttft_s=min(ttfts, default=math.inf),
+        tpot_s=min(tpots, default=math.inf),
+        reserve=settings.reserve_seats or 0,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class High:
+    """A high request: when it came, when its first token did, how many tokens it will have had."""
+
+    arrival_at: float
+    first_token_at: float | None
+    num_tokens: int
+
+    def due_at(self, options: GateOptions) -> float:
+        """Return until when its next token should be there."""
+        if self.first_token_at is None:
+            return self.arrival_at + options.margin * options.ttft_s
+        return self.first_token_at + self.num_tokens * options.margin * options.tpot_s
+
+
+@dataclass(slots=True)
+class StepTime:
+    """What a step of so many tokens takes: a line, fitted to the latest steps."""
+
+    _weight: float = 0.0
+    _n: float = 0.0
+    _t: float = 0.0
+    _nn: float = 0.0
+    _nt: float = 0.0
+
+    def learn(self, num_tokens: int, took_s: float) -> None:
+        """Take one measured step into account."""
+        self._weight = FORGET * self._weight + 1
+        self._n = FORGET * self._n + num_tokens
+        self._t = FORGET * self._t + took_s
+        self._nn = FORGET * self._nn + num_tokens * num_tokens
+        self._nt = FORGET * self._nt + num_tokens * took_s
+
+    def of(self, num_tokens: int) -> float:
+        """Return the expected time (s) of a step; 0 before any was measured."""
+        if not self._weight:
+            return 0.0
+        n, t = self._n / self._weight, self._t / self._weight
+        variance = self._nn / self._weight - n * n
+        slope = (self._nt / self._weight - n * t) / variance if variance > 1e-9 else 0.0
+        return max(t + max(0.0, slope) * (num_tokens - n), 0.0)
+
+
+@dataclass(slots=True)
+class Steps:
+    """The engine's steps as they are scheduled and done; several may be on their way at once."""
+
+    time: StepTime = field(default_factory=StepTime)
+    _on_their_way: deque[tuple[float, int]] = field(default_factory=deque)
+    _done_at: float = 0.0
+
+    def scheduled(self, now: float, num_tokens: int) -> None:
+        """Note a step that was just handed to the model."""
+        self._on_their_way.append((now, num_tokens))
+
+    def done(self, now: float) -> None:
+        """Note that the oldest step on its way is done."""
+        if self._on_their_way:
+            scheduled_at, num_tokens = self._on_their_way.popleft()
+            self.time.learn(num_tokens, now - max(scheduled_at, self._done_at))
+        self._done_at = now
+
+    def done_at(self, now: float, num_tokens: int) -> float:
+        """Return when a step of `num_tokens` will be done if it is scheduled now."""
+        begins_at = now
+        if self._on_their_way:
+            first = max(self._on_their_way[0][0], self._done_at)
+            ahead_s = sum(self.time.of(n) for _, n in self._on_their_way)
+            begins_at = max(now, first + ahead_s)
+        return begins_at + self.time.of(num_tokens)
+
+
+@dataclass(slots=True)
+class Gate:
+    """Decides step by step whether low requests take part."""
+
+    options: GateOptions
+    steps: Steps = field(default_factory=Steps)
+    _share: float = 0.0
+    """What `share` owes low, in steps."""
+    _owed: float = 0.0
+    """What the floor owes low, in steps; negative: paid in advance."""
+
+    def opens(self, now: float, highs: Iterable[High], num_tokens: int) -> bool:
+        """Whether low requests, `num_tokens` together with the high ones, join the next step."""
+        self._owed += self.options.floor
+        opened = self._owed >= 1 or self._grants(now, highs, num_tokens)
+        if opened:
+            self._pay()
+        return opened
+
+    def passed_freely(self) -> None:
+        """Note a step with low requests and no high one."""
+        self._owed += self.options.floor
+        self._pay()
+
+    def _pay(self) -> None:
+        self._owed = max(self._owed - 1, -FLOOR_MEMORY * self.options.floor)
+
+    def _grants(self, now: float, highs: Iterable[High], num_tokens: int) -> bool:
+        if self.options.mode == "share":
+            self._share += self.options.share
+            granted = self._share >= 1
+            self._share -= granted
+            return granted
+        if self.options.mode == "slo":
+            done_at = self.steps.done_at(now, num_tokens)
+            return all(done_at <= high.due_at(self.options) for high in highs)
+        return False
