@@ -77,12 +77,12 @@ class Load:
         ended = time.perf_counter()
         return Served(first - begun, (ended - first) / (HIGH_TOKENS - 1), ended - begun)
 
-    async def high_for(self, seconds: float, pause_s: float) -> list[Served]:
-        """Send high requests one after another, with pauses of `pause_s` on average."""
-        ends_at, served = time.perf_counter() + seconds, []
-        while time.perf_counter() < ends_at:
-            served.append(await self.high())
+    async def high_times(self, num: int, pause_s: float) -> list[Served]:
+        """Send `num` high requests one after another, with pauses of `pause_s` on average."""
+        served = []
+        for _ in range(num):
             await asyncio.sleep(self.rng.expovariate(1 / pause_s) if pause_s else 0)
+            served.append(await self.high())
         return served
 
     @asynccontextmanager

@@ -61,7 +61,7 @@ GATED_RELEASES = {"0.32"}
 FLAGS = ("--scheduling-policy", "priority", "--enable-prefix-caching", "--no-use-tqdm-on-load")
 
 
-def _prepare_environment(settings: Settings) -> None:
+def prepare_environment(settings: Settings) -> None:
     """Set what vLLM reads from the environment at its import; the operator's own values stay."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -108,7 +108,7 @@ class VLLMEngine:
             raise EngineStartError(
                 f"vLLM cannot serve {settings.model}: {_one_line(error)}"
             ) from error
-        _settle()
+        settle()
         return cls(llm, state, settings.served_model)
 
     async def run(self, request: Request, *, job_id: str, priority: int) -> AsyncGenerator[Event]:
@@ -177,7 +177,7 @@ async def _load_apart(settings: Settings) -> tuple[Namespace, Any]:
 
     def make() -> None:
         try:
-            _prepare_environment(settings)
+            prepare_environment(settings)
             args = parse_flags(settings)
             made.set_result((args, _timed_llm(args)))
         except BaseException as error:
@@ -192,7 +192,7 @@ async def _load_apart(settings: Settings) -> tuple[Namespace, Any]:
         raise
 
 
-def _settle() -> None:
+def settle() -> None:
     """Spare every later step what can only change during the start."""
     from vllm import envs
 

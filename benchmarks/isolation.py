@@ -1,0 +1,323 @@
+"""What low requests cost high ones in one engine, and what high ones leave for low.
+
+High requests come one after another, with pauses, so that one is there 10, 40 or 80 % of the time;
+the low ones have more work than fits. Both ask for the median answer of a conversation in Azure's
+trace of 2023. The same vLLM serves all policies:
+
+    priority         vLLM's own priority, low ones may take every seat
+    static N         the same, N low ones at most
+    reserve          the same, an eighth of the seats stays free of low ones
+    strict           the step gate, low ones never in a step with a high one (but for the floor)
+    share F          … in the share F of the steps with a high one
+    slo S            … whenever the high one still gets S times its idle time per token
+
+Every cell is preceded by high requests alone and divided by them: the machine's speed drifts. Then
+the frontier: high without a pause, slowed by S; the most that low can get follows from the step
+times t(1) and t(1 + N), measured beside each cell. Last the same over HTTP, with the product's own
+processes.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from benchmarks import isolation_http, isolation_plot, report
+from benchmarks.isolation_load import HIGH, HIGH_TOKENS, Counted, Load, Served
+from benchmarks.switched_gate import SWITCH, switch
+from config.settings import load
+from gpu_worker.gate_policy import GateOptions
+from gpu_worker.vllm_engine import parse_flags, prepare_environment, settle
+
+NAME = "isolation"
+SEATS = 64
+RESERVE = SEATS // 8
+SATURATED = SEATS + SEATS // 2
+STATIC = (4, 8, 16, 32)
+SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
+SLOWDOWNS = (1.1, 1.5, 2.0)
+SLO_TPOT, SLO_TTFT = 3.0, 10.0
+DUTIES = (0.1, 0.4, 0.8)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What low requests may do; `gate` is None for vLLM's own scheduler."""
+
+    label: str
+    low: int
+    gate: GateOptions | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """High requests alone (s): medians, and the 95th percentile of the whole."""
+
+    ttft: float
+    tpot: float
+    total: float
+    total_p95: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One policy at one duty; times over those of high alone, low in tokens per second."""
+
+    policy: str
+    duty: float
+    num: int
+    ttft: dict[str, float]
+    tpot: dict[str, float]
+    total: dict[str, float]
+    low_tokens_per_s: float
+    low_vs_low_only: float
+    total_vs_low_only: float
+    evicted: int
+    attained: float
+    """Share of high requests within SLO_TPOT and SLO_TTFT times idle."""
+    ratios: tuple[float, ...]
+    """The whole time of each request over the idle median."""
+
+
+def gated(mode: str, idle: Idle | None = None, **fields: Any) -> GateOptions:
+    """Return a gate; objectives are multiples of the idle times."""
+    if idle is not None:
+        fields["tpot_s"] *= idle.tpot
+        fields["ttft_s"] *= idle.ttft
+    return GateOptions(mode=mode, high_priority=HIGH, reserve=RESERVE, margin=1.0, **fields)  # type: ignore[arg-type]
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the value that `share` of `values` do not exceed."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+@dataclass
+class Bench:
+    """The engine and its loads."""
+
+    load: Load
+    counted: Counted
+    path: Path
+    requests: int
+    """High requests that a cell waits for."""
+
+    async def idle(self) -> Idle:
+        """Return how high requests are served with nothing beside them."""
+        switch(self.path, None)
+        served = await self.load.high_times(max(6, self.requests // 4), 0.0)
+        return Idle(
+            statistics.median(s.ttft for s in served),
+            statistics.median(s.tpot for s in served),
+            statistics.median(s.total for s in served),
+            percentile([s.total for s in served], 0.95),
+        )
+
+    async def low_only(self, num: int, gate: GateOptions | None = None, s: float = 3.0) -> float:
+        """Return the tokens per second of `num` low requests alone."""
+        switch(self.path, gate)
+        async with self.load.low(num):
+            before = self.counted.num_tokens
+            took = await _slept(s)
+            return (self.counted.num_tokens - before) / took
+
+    async def cell(
+        self, policy: Policy, duty: float, idle: Idle
+    ) -> tuple[list[Served], float, int]:
+        """Return how high was served, low's tokens per second, and evictions."""
+        switch(self.path, policy.gate)
+        async with self.load.low(policy.low):
+            tokens, evicted = self.counted.num_tokens, self.counted.preempted
+            began = asyncio.get_running_loop().time()
+            served = await self.load.high_times(self.requests, idle.total * (1 - duty) / duty)
+            took = asyncio.get_running_loop().time() - began
+            low = self.counted.num_tokens - tokens - len(served) * HIGH_TOKENS
+            return served, low / took, self.counted.preempted - evicted
+
+    async def measure(self, policy: Policy, duty: float, low_only: float) -> Cell:
+        """Return one cell."""
+        idle = await self.idle()
+        if policy.gate and policy.gate.mode == "slo":
+            own = gated("slo", idle, tpot_s=policy.gate.tpot_s, ttft_s=policy.gate.ttft_s)
+            policy = Policy(policy.label, policy.low, own)
+        served, low, evicted = await self.cell(policy, duty, idle)
+        most = SLO_TPOT * idle.tpot, SLO_TTFT * idle.ttft
+        attained = [s.tpot <= most[0] and s.ttft <= most[1] for s in served]
+        high_share = len(served) * HIGH_TOKENS / (len(served) * idle.total / duty) / low_only
+        cell = Cell(
+            policy.label,
+            duty,
+            len(served),
+            _over([s.ttft for s in served], idle.ttft),
+            _over([s.tpot for s in served], idle.tpot),
+            _over([s.total for s in served], idle.total),
+            low,
+            low / low_only,
+            low / low_only + high_share,
+            evicted,
+            statistics.mean(attained),
+            tuple(s.total / idle.total for s in served),
+        )
+        _print(cell)
+        return cell
+
+    async def frontier(self, slowdown: float) -> float:
+        """Return low's tokens per second over the most that this slowdown of high allows."""
+        idle = await self.idle()
+        many = SEATS - RESERVE
+        t_many = (many + 1) / await self.low_only(many + 1)
+        gate = gated("slo", idle, tpot_s=slowdown, ttft_s=SLO_TTFT)
+        served, low, _ = await self.cell(Policy("", SATURATED, gate), 1.0, idle)
+        slowed = max(slowdown, statistics.mean(s.tpot for s in served) / idle.tpot)
+        limit = most_for_low(slowed, idle.tpot, t_many, many)
+        line = f"slowdown {slowdown}: {slowed:.2f}, low {low:.0f} of {limit:.0f} tokens/s"
+        print(
+            f"{line}, t(1) {idle.tpot * 1e3:.2f} ms, t({many + 1}) {t_many * 1e3:.2f} ms",
+            file=sys.stderr,
+        )
+        return low / limit
+
+
+def most_for_low(slowdown: float, t_one: float, t_many: float, many: int) -> float:
+    """Return tokens per second of low at most, if a token of high takes `slowdown` times t(1).
+
+    In the share f of the steps `many` low requests take part: (1 - f) t(1) + f t(1 + many) is the
+    time per token of high. t is concave on a CPU, so that no smaller number gives more.
+    """
+    share = min(1.0, (slowdown - 1) * t_one / (t_many - t_one))
+    return share * many / ((1 - share) * t_one + share * t_many)
+
+
+def policies() -> list[Policy]:
+    """Return what is compared."""
+    return [
+        Policy("priority", SATURATED),
+        *(Policy(f"static {n}", n) for n in STATIC),
+        Policy("reserve", SEATS - RESERVE),
+        Policy("strict", SATURATED, gated("strict")),
+        *(Policy(f"share {s:.3f}", SATURATED, gated("share", share=s)) for s in SHARES),
+        *(
+            Policy(f"slo {s}", SATURATED, gated("slo", tpot_s=s, ttft_s=SLO_TTFT))
+            for s in (*SLOWDOWNS, SLO_TPOT)
+        ),
+    ]
+
+
+async def measure(path: Path, requests: int) -> tuple[list[Cell], dict[str, float]]:
+    """Return the table and the figures of everything inside one engine."""
+    counted = Counted()
+    llm = _start(counted)
+    bench = Bench(Load(llm), counted, path, requests)
+    try:
+        await bench.idle()
+        low_only = statistics.mean([await bench.low_only(SATURATED) for _ in range(2)])
+        pairs = [
+            (await bench.low_only(SATURATED), await bench.low_only(SATURATED, gated("strict")))
+            for _ in range(5)
+        ]
+        cells = [await bench.measure(p, d, low_only) for d in DUTIES for p in policies()]
+        shares = [await bench.frontier(s) for s in (*SLOWDOWNS, SLO_TPOT)]
+    finally:
+        llm.shutdown()
+    return cells, {
+        "low_vs_low_only_at_0": statistics.median(ours / theirs for theirs, ours in pairs),
+        "low_only_tokens_per_s": low_only,
+        "frontier_share_min": min(shares[:-1]),
+        "slo_low_vs_frontier": shares[-1],
+        **_figures(cells),
+    }
+
+
+def _figures(cells: list[Cell]) -> dict[str, float]:
+    strict = [ratio for c in cells if c.policy == "strict" for ratio in c.ratios]
+    slo = next(c for c in cells if c.policy == f"slo {SLO_TPOT}" and c.duty == 0.4)
+    at_40 = [c for c in cells if c.duty == 0.4]
+    gates = [c for c in at_40 if c.policy.split()[0] in ("strict", "share", "slo")]
+    static = [c for c in at_40 if c.policy.startswith("static")]
+    return {
+        "worker_high_p50_vs_idle": percentile(strict, 0.5),
+        "worker_high_p95_vs_idle": percentile(strict, 0.95),
+        "slo_high_attainment": slo.attained,
+        "static_limits_dominated": statistics.mean(
+            any(
+                g.total["p95"] <= s.total["p95"] and g.low_tokens_per_s > s.low_tokens_per_s
+                for g in gates
+            )
+            for s in static
+        ),
+    }
+
+
+def _start(counted: Counted) -> Any:
+    """Return the engine as the worker starts it, with a gate that can be switched."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    settings = load()
+    prepare_environment(settings)
+    args = parse_flags(settings)
+    args.scheduler_cls = "benchmarks.switched_gate.SwitchedScheduler"
+    args.disable_log_stats = True
+    llm = AsyncLLM.from_engine_args(
+        AsyncEngineArgs.from_cli_args(args), stat_loggers=[counted.logger()]
+    )
+    settle()
+    return llm
+
+
+async def _slept(seconds: float) -> float:
+    began = asyncio.get_running_loop().time()
+    await asyncio.sleep(seconds)
+    return asyncio.get_running_loop().time() - began
+
+
+def _over(values: Sequence[float], idle: float) -> dict[str, float]:
+    return {f"p{p}": percentile(values, p / 100) / idle for p in (50, 95, 99)}
+
+
+def _print(cell: Cell) -> None:
+    high = "  ".join(
+        f"{name} " + "/".join(f"{value:.2f}" for value in values.values())
+        for name, values in (("ttft", cell.ttft), ("tpot", cell.tpot), ("e2e", cell.total))
+    )
+    line = f"{cell.policy:12} {cell.duty:4.0%}  {high}  low {cell.low_tokens_per_s:6.0f} tok/s"
+    print(
+        f"{line} ({cell.low_vs_low_only:.2f}), total {cell.total_vs_low_only:.2f}", file=sys.stderr
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--requests", type=int, default=24, help="high requests in a cell")
+    parser.add_argument("--cells", type=Path, help="write the table, as JSON, to this file")
+    parser.add_argument("--plot", type=Path, help="draw the curve into this PNG")
+    parser.add_argument("--skip-http", action="store_true")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="slalom-benchmark-") as directory:
+        path = Path(directory) / "gate"
+        switch(path, None)
+        os.environ |= {SWITCH: str(path), "REDIS_URL": "redis://127.0.0.1:1/0"}
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            cells, figures = runner.run(measure(path, args.requests))
+    if args.cells:
+        args.cells.write_text(json.dumps([asdict(cell) for cell in cells], indent=1))
+    if args.plot:
+        isolation_plot.draw(cells, args.plot)
+    if not args.skip_http:
+        figures |= isolation_http.measure(2 * args.requests)
+    report.emit(NAME, figures, as_json=args.json)
+
+
+if __name__ == "__main__":
+    main()

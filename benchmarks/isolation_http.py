@@ -1,0 +1,137 @@
+"""The last part of `benchmarks.isolation`: high requests over HTTP, by the product's processes.
+
+Redis, web and a GPUWorker with the gate at `strict`; high requests are `Prefer: wait` one after
+another, first with nothing beside them, then with thousands of low jobs in their queue, and again.
+"""
+
+import contextlib
+import http.client
+import json
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from redis import Redis
+
+from benchmarks.engine_efficiency import fill, prompts
+from benchmarks.isolation_load import HIGH_TOKENS, LOW_TOKENS
+from config import connections, embedded_redis
+from scheduler.workers import alive
+
+QUEUE = "low"
+ROUNDS = 3
+DUTY = 0.4
+
+
+@contextlib.contextmanager
+def product(url: str, port: int) -> Iterator[None]:
+    """Run web and a worker as the Procfile does."""
+    bin_dir = Path(sys.executable).parent
+    web = [bin_dir / "gunicorn", "-c", "config/gunicorn.py", "api.app:create_app()"]
+    fast = [
+        bin_dir / "rq",
+        "worker",
+        "-c",
+        "config.rq",
+        "-w",
+        "gpu_worker.GPUWorker",
+        "high",
+        "low",
+    ]
+    environment = {**os.environ, "REDIS_URL": url, "PORT": str(port), "SLALOM_GATE": "strict"}
+    quiet = {"SLALOM_LOG_LEVEL": "WARNING"}
+    processes = [subprocess.Popen(c, env={**environment, **quiet}) for c in (web, fast)]
+    connection = connections.commands(url)
+    try:
+        while not alive(connection, QUEUE):
+            if any(process.poll() is not None for process in processes):
+                sys.exit("the product did not start")
+            time.sleep(0.2)
+        yield
+    finally:
+        connection.delete(f"rq:queue:{QUEUE}")
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
+
+
+def high(port: int, num: int, pause_s: float, rng: random.Random) -> list[float]:
+    """Return how long each of `num` high requests took (s)."""
+    took = []
+    for prompt in prompts(num, seed=num):
+        time.sleep(rng.expovariate(1 / pause_s) if pause_s else 0)
+        body = {
+            "prompt": prompt,
+            "tier": "premium",
+            "max_tokens": HIGH_TOKENS,
+            "temperature": 0,
+            "ignore_eos": True,
+        }
+        begun = time.perf_counter()
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        headers = {"Content-Type": "application/json", "Prefer": "wait=30"}
+        client.request("POST", "/v1/jobs", json.dumps(body), headers)
+        answer = json.loads(client.getresponse().read())
+        took.append(time.perf_counter() - begun)
+        client.close()
+        assert answer["status"] == "succeeded", answer
+    return took
+
+
+def measure(num: int) -> dict[str, float]:
+    """Return the figures."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    rng = random.Random(7)
+    idle: list[float] = []
+    ratios: list[float] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="slalom-benchmark-") as directory,
+        embedded_redis.running(Path(directory)) as url,
+        product(url, port),
+    ):
+        connection = connections.commands(url)
+        high(port, 8, 0.0, rng)
+        for _ in range(ROUNDS):
+            alone = high(port, num // ROUNDS, 0.0, rng)
+            median = statistics.median(alone)
+            pause_s = median * (1 - DUTY) / DUTY
+            with flood(connection):
+                beside = high(port, num // ROUNDS, pause_s, rng)
+            idle += [took / median for took in alone]
+            ratios += [took / median for took in beside]
+            line = (
+                f"http: high alone {median * 1e3:.0f} ms, beside low {_p(beside, 0.5) * 1e3:.0f} ms"
+            )
+            print(line, file=sys.stderr)
+    return {
+        "http_high_p50_vs_idle": _p(ratios, 0.5) / _p(idle, 0.5),
+        "http_high_p95_vs_idle": _p(ratios, 0.95) / _p(idle, 0.95),
+    }
+
+
+@contextlib.contextmanager
+def flood(connection: Redis) -> Iterator[None]:
+    """Have low jobs wait and run while the context lasts."""
+    fill(connection, prompts(5_000, seed=1), LOW_TOKENS)
+    while not connection.zcard(f"rq:finished:{QUEUE}"):
+        time.sleep(0.1)
+    try:
+        yield
+    finally:
+        connection.delete(f"rq:queue:{QUEUE}")
+        while connection.zcard(f"rq:wip:{QUEUE}"):
+            time.sleep(0.1)
+        connection.delete(f"rq:finished:{QUEUE}")
+
+
+def _p(values: Sequence[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
