@@ -88,34 +88,40 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
 
     def _prepare(self, now: float) -> list[Request]:
         """Set limits for the next step; take low requests out of `running` and return them."""
-        high = [r for r in self.running if self._is_high(r)]
+        high, low = self._parted()
         come = self._waiting_high()
         if self._is_stuck:  # a step that vLLM makes alone frees what is in the way
             return []
         if not high and not come:
-            self._limit_low(now, len(high))
+            self._limit_low(now, 0)
             if self.running:
                 self._gate.passed_freely()
             return []
         self._high_at = now
-        self._make_room(high, come)
-        low = [r for r in self.running if not self._is_high(r)]
-        starts = bool(come) or any(r.is_prefill_chunk for r in high)
-        if low and not self._gate.opens(now, self._views(high, come), self._tokens(come)):
-            aside = low
-        elif starts:  # a prompt of a high request needs all tokens of the step
-            aside = [r for r in low if r.is_prefill_chunk]
+        if low and self._lacks_room(high, come):
+            self._make_room(high, low, come)
+            high, low = self._parted()
+        stay, aside, may_start = self._choose(now, high, low, come)
+        self.running = high + stay
+        if may_start:
+            self._limit_low(now, len(high))
         else:
-            aside = []
-        if aside:
-            left_out = {r.request_id for r in aside}
-            self.running = [r for r in self.running if r.request_id not in left_out]
-        if starts or aside:
             room = self.max_num_running_reqs - len(aside)
             self.max_num_active_reqs = min(len(self.running) + len(come), room)
-        else:
-            self._limit_low(now, len(high))
         return aside
+
+    def _choose(
+        self, now: float, high: list[Request], low: list[Request], come: list[Request]
+    ) -> tuple[list[Request], list[Request], bool]:
+        """Return which low requests stay, which are set aside, and whether more may start."""
+        if not low and len(self.waiting) <= len(come):
+            return [], [], True
+        if not self._gate.opens(now, self._views(high, come), self._tokens(come)):
+            return [], low, False
+        if come or any(r.is_prefill_chunk for r in high):  # their prompts need the step's tokens
+            stay = [r for r in low if not r.is_prefill_chunk]
+            return stay, [r for r in low if r.is_prefill_chunk], False
+        return low, [], True
 
     def _limit_low(self, now: float, num_high: int) -> None:
         """Let waiting low requests start only as far as the reserve allows."""
@@ -150,12 +156,17 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
         """Return about how many tokens a step of everybody has."""
         return int(len(self.running) + sum(r.num_tokens for r in come))
 
-    def _make_room(self, high: list[Request], come: list[Request]) -> None:
+    def _parted(self) -> tuple[list[Request], list[Request]]:
+        """Return the high and the low ones of `running`."""
+        most = self._gate.options.high_priority
+        high = [r for r in self.running if r.priority <= most]
+        return high, [r for r in self.running if r.priority > most]
+
+    def _make_room(self, high: list[Request], low: list[Request], come: list[Request]) -> None:
         """Evict low requests until every high one has a seat and blocks."""
-        low = [r for r in self.running if not self._is_high(r)]
         # The last of these is the first to go.
         low.sort(key=lambda r: (r.num_preemptions < MOST_EVICTIONS, r.priority, r.arrival_time))
-        while low and (self._lacks_seats(come) or self._lacks_blocks(high, come)):
+        while low and self._lacks_room(high, come):
             victim = low.pop()
             if self._request_blocks_can_be_freed(victim):
                 self.running.remove(victim)
@@ -163,10 +174,10 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
                     victim, time.monotonic(), drop_stale_output=self.requires_kv_delivery
                 )
 
-    def _lacks_seats(self, come: list[Request]) -> bool:
-        return bool(len(self.running) + len(come) > self.max_num_running_reqs)
-
-    def _lacks_blocks(self, high: list[Request], come: list[Request]) -> bool:
+    def _lacks_room(self, high: list[Request], come: list[Request]) -> bool:
+        """Whether a high request would find no seat or no blocks."""
+        if len(self.running) + len(come) > self.max_num_running_reqs:
+            return True
         num_groups = len(self.kv_cache_config.kv_cache_groups)
         blocks = len(high) + sum(-(-r.num_tokens // self.block_size) + 1 for r in come)
         free: int = self.kv_cache_manager.block_pool.get_num_free_blocks()

@@ -9,9 +9,10 @@ grants them:
     slo           every step that no high request will notice: each one's next token still comes by
                   its due time, `first token + i * TPOT` (the first: `arrival + TTFT`)
 
-and, in every mode, what the floor owes them. The floor is a share of all steps in which low
-requests are there, and steps without high ones pay it too, for up to `FLOOR_MEMORY` steps ahead: a
-high tier that pauses now and then never meets it, one that never pauses loses that share.
+and, in every mode, what the floor owes them. `share` and `slo` grant several steps in a row. The
+floor is a share of all steps in which low requests are there, and steps without high ones pay it
+too, for up to `FLOOR_MEMORY` steps ahead: a high tier that pauses now and then never meets it, one
+that never pauses loses that share.
 
 Pure but for `gate_options`: instants come in as arguments (s, any one clock), nothing here knows
 vLLM.
@@ -29,6 +30,8 @@ Mode = Literal["strict", "share", "slo"]
 
 FLOOR_MEMORY = 2_000
 """Steps over which the floor's share is kept."""
+BURST = 4
+"""Steps with low requests in a row, or none: taking them in again costs the engine a step's part."""
 FORGET = 0.98
 """Weight of the past at every new step time."""
 
@@ -83,11 +86,12 @@ class High:
     first_token_at: float | None
     num_tokens: int
 
-    def due_at(self, options: GateOptions) -> float:
-        """Return until when its next token should be there."""
+    def due_at(self, options: GateOptions, ahead: int = 0) -> float:
+        """Return until when its next token, or one `ahead` of that, should be there."""
+        tpot_s = options.margin * options.tpot_s
         if self.first_token_at is None:
-            return self.arrival_at + options.margin * options.ttft_s
-        return self.first_token_at + self.num_tokens * options.margin * options.tpot_s
+            return self.arrival_at + options.margin * options.ttft_s + ahead * tpot_s
+        return self.first_token_at + (self.num_tokens + ahead) * tpot_s
 
 
 @dataclass(slots=True)
@@ -155,6 +159,7 @@ class Gate:
     steps: Steps = field(default_factory=Steps)
     _share: float = 0.0
     """What `share` owes low, in steps."""
+    _is_bursting: bool = False
     _owed: float = 0.0
     """What the floor owes low, in steps; negative: paid in advance."""
 
@@ -175,12 +180,12 @@ class Gate:
         self._owed = max(self._owed - 1, -FLOOR_MEMORY * self.options.floor)
 
     def _grants(self, now: float, highs: Iterable[High], num_tokens: int) -> bool:
+        ahead = 0 if self._is_bursting else BURST - 1
         if self.options.mode == "share":
             self._share += self.options.share
-            granted = self._share >= 1
-            self._share -= granted
-            return granted
-        if self.options.mode == "slo":
-            done_at = self.steps.done_at(now, num_tokens)
-            return all(done_at <= high.due_at(self.options) for high in highs)
-        return False
+            self._is_bursting = self._share >= 1 + ahead
+            self._share -= self._is_bursting
+        elif self.options.mode == "slo":
+            done_at = self.steps.done_at(now, num_tokens) + ahead * self.steps.time.of(num_tokens)
+            self._is_bursting = all(done_at <= high.due_at(self.options, ahead) for high in highs)
+        return self._is_bursting
