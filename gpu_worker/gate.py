@@ -6,8 +6,8 @@ every running request is in every step. `GatedScheduler` adds, before each of vL
 step      While a high request runs or waits, low ones are set aside in the steps that `gate_policy`
           does not grant them. They keep their KV blocks; vLLM copes with running requests that get
           no tokens in a step.
-seats     While high requests come and go, low ones leave `reserve` seats free and start few at a
-          time; a high request that finds none takes a low one's.
+seats     While high requests come and go, low ones leave `reserve` seats and some KV blocks free
+          and start few at a time; a high request that finds no seat takes a low one's.
 KV        A high request that would find no free blocks takes those of low ones: otherwise vLLM
           would look for a victim among the high ones only, since the low ones are set aside.
 
@@ -31,6 +31,8 @@ HOLD_S = 1.0
 """How long after the last high request seats and blocks stay reserved for the next one."""
 STARTS = 4
 """Low requests without a first token while high ones come and go."""
+KEPT_BLOCKS = 0.125
+"""Share of the KV blocks that must be free for a low request to start meanwhile."""
 START_TOKENS = 256
 """Prompt tokens of low requests in one step while high ones come and go."""
 MOST_EVICTIONS = 2
@@ -130,6 +132,9 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
         kept = max(0, self._gate.options.reserve - num_high)
         starting = sum(not r.num_output_tokens for r in self.running)
         most = len(self.running) + max(0, STARTS - starting)
+        pool = self.kv_cache_manager.block_pool
+        if pool.get_num_free_blocks() < KEPT_BLOCKS * pool.num_gpu_blocks:
+            most = 0
         seats = min(most, self.max_num_active_reqs - kept)
         self.max_num_active_reqs = max(seats, len(self.running))
         if not self.num_spec_tokens:

@@ -31,7 +31,7 @@ Mode = Literal["strict", "share", "slo"]
 FLOOR_MEMORY = 2_000
 """Steps over which the floor's share is kept."""
 BURST = 4
-"""Steps with low requests in a row, or none: taking them in again costs the engine a step's part."""
+"""Steps in a row that are granted at least: taking low requests in again costs the engine time."""
 FORGET = 0.98
 """Weight of the past at every new step time."""
 
