@@ -5,7 +5,7 @@ given, at this door. Types are strict: "5" is no number. `JobBody` is a job as t
 """
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -173,6 +173,9 @@ class JobBody(BaseModel):
     started_at: datetime | None
     first_token_at: datetime | None
     finished_at: datetime | None
+    deadline_at: datetime | None
+    start_by: datetime | None
+    finish_by: datetime | None
     output: Output | None
     usage: dict[str, Any] | None
     response: Any
@@ -196,6 +199,9 @@ class JobBody(BaseModel):
             started_at=view.started_at,
             first_token_at=view.first_token_at,
             finished_at=view.finished_at,
+            deadline_at=_instant(view.deadlines.deadline_at),
+            start_by=_instant(view.deadlines.start_by),
+            finish_by=_instant(view.deadlines.finish_by),
             output=Output.of(view.response),
             usage=response.get("usage"),
             response=view.response,
@@ -203,3 +209,7 @@ class JobBody(BaseModel):
             metadata=view.metadata,
             status_url=status_url,
         )
+
+
+def _instant(at: float | None) -> datetime | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC)

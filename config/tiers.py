@@ -45,10 +45,18 @@ class Autoscale(_Frozen):
         return self
 
 
+class Promotion(_Frozen):
+    """How waiting jobs near their latest start are moved to the front of their queue."""
+
+    service_s: Positive
+    max_share: Annotated[float, Field(gt=0, le=1)] = 0.2
+
+
 class QueuePolicy(_Frozen):
     """One queue; its rank is its place in the file."""
 
     autoscale: Autoscale | None = None
+    promotion: Promotion | None = None
 
 
 class Objectives(_Frozen):

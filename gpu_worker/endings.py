@@ -9,7 +9,8 @@ from rq.exceptions import DeserializationError
 from rq.timeouts import JobTimeoutException
 
 from gpu_worker.engine import EngineError
-from scheduler.jobs import Failure
+from scheduler.deadlines import Deadlines
+from scheduler.jobs import EXPIRED, Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,10 @@ class Killed(Exception):
     """The job was in flight when its worker got a kill-horse command."""
 
 
+class Expired(Exception):
+    """The job was in flight when its deadline passed."""
+
+
 UNREADABLE = "the job's record is not JSON; enqueue it with rq.serializers.JSONSerializer"
 KILLED = "the worker got a kill-horse command while it ran this job"
 
@@ -61,6 +66,12 @@ def failed_by(error: BaseException) -> Failed:
 def killed() -> Failed:
     """Return the ending of a job whose worker got a kill-horse command."""
     return _plain("killed", KILLED, Killed(KILLED))
+
+
+def expired(deadlines: Deadlines) -> Failed:
+    """Return the ending of a job that runs past its `finish_by`."""
+    message = deadlines.passed("running", has_started=True)
+    return _plain(EXPIRED, message, Expired(message))
 
 
 def traced(error: BaseException) -> str:

@@ -18,6 +18,7 @@ from gpu_worker.callables import Callables
 from gpu_worker.endings import Ending, Finished, failed_by, let_pass
 from gpu_worker.engine import Engine, EngineDead, FirstToken, InvalidRequest, Response
 from gpu_worker.limit import within
+from scheduler import promotion
 from scheduler.jobs import FIRST_TOKEN_AT, FUNCTION, Request
 
 
@@ -87,6 +88,6 @@ def request_of(job: Job) -> Request:
 def _priority(job: Job, tiers: TierTable) -> int:
     """Return the tier's priority; without a known tier, the least urgent of its queue."""
     if tier := tiers.tiers.get(str(job.meta.get("tier"))):
-        return tier.priority
+        return promotion.priority(tier, tiers) if promotion.is_promoted(job) else tier.priority
     same_queue = [t.priority for t in tiers.tiers.values() if t.queue == job.origin]
     return max(same_queue or [t.priority for t in tiers.tiers.values()])

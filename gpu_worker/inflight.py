@@ -1,9 +1,9 @@
 """Jobs in flight: claimed, not ended, one task each on the worker's event loop.
 
 A task ends in one of four ways: it passes its ending on; it is ended from outside, because its
-caller cancelled the job or the worker got a kill-horse command, and passes that on; it is dropped,
-because the lease is lost or handed back, and passes on nothing; or the engine dies under it, and it
-is an orphan until the worker takes it back.
+caller cancelled the job, its deadline passed or the worker got a kill-horse command, and passes
+that on; it is dropped, because the lease is lost or handed back, and passes on nothing; or the
+engine dies under it, and it is an orphan until the worker takes it back.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any
 
 from rq.job import Job
 
-from gpu_worker.endings import Ending, Stopped, killed
+from gpu_worker.endings import Ending, Stopped, expired, killed
 from gpu_worker.engine import EngineDead
 from gpu_worker.hooks import Hooks
 from gpu_worker.inference import Runner
@@ -83,6 +83,10 @@ class Inflight:
         for claim in self.claims:
             if claim.job.id == job_id:
                 self._impose(claim, Stopped())
+
+    def expire(self, claim: Claim) -> None:
+        """Abort a job whose deadline has passed."""
+        self._impose(claim, expired(claim.deadlines))
 
     def kill_all(self) -> None:
         """Fail every job."""

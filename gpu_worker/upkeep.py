@@ -2,7 +2,7 @@
 
 RQ's clean-up of the registries, of dead workers' records and of groups; and just before it, rescue
 of what that clean-up would fail: jobs whose lease ran out more than `keys.RQ_GRACE_S` ago, because
-no `scheduler.maintenance` is there to take them back in time.
+no `scheduler.maintenance` is there to take them back in time. What waits past its deadline ends.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from rq import SimpleWorker
 from rq.group import Group
 
 from gpu_worker.hooks import Handler
+from scheduler.expiry import expire
 from scheduler.rescue import rescue
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Upkeep:
         try:
             for queue in self._rq.queue_names():
                 rescue(self._connection, queue, max_deliveries=self._max_deliveries, grace_s=0)
+                expire(self._connection, queue)
             self._rq.clean_registries()
             Group.clean_registries(self._connection)
         except Exception as error:

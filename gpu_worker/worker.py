@@ -279,12 +279,14 @@ class GPUWorker(Worker):
                 logger.warning("heartbeat waits for Redis", extra=extra)
 
     async def _heartbeat(self) -> None:
-        """Renew the leases and the record; drop what was lost, abort what was cancelled."""
+        """Renew the leases and the record; drop what was lost, abort what was cancelled or late."""
         claims = self._inflight.claims
         verdicts = await self._in_thread(self._claims.renew, claims)
         for claim, verdict in zip(claims, verdicts, strict=True):
             if verdict == "stop":
                 self._inflight.stop(claim.job.id)
+            elif verdict == "expired":
+                self._inflight.expire(claim)
             elif verdict == "lost":
                 extra = {"event": "lease.lost", "job_id": claim.job.id}
                 logger.warning("lease lost", extra=extra)

@@ -23,7 +23,13 @@ Outcome = Literal["canceled", "stopping", "ended"]
 def cancel(connection: Redis, job: Job) -> Outcome:
     """Cancel `job`; 'stopping': its worker was told; 'ended': there was nothing to cancel."""
     status = keys.script(connection, "cancel")(
-        keys=[job.key, keys.queue(job.origin), f"rq:canceled:{job.origin}"],
+        keys=[
+            job.key,
+            keys.queue(job.origin),
+            f"rq:canceled:{job.origin}",
+            keys.deadlines(job.origin),
+            keys.promotions(job.origin),
+        ],
         args=[job.id, utcformat(datetime.now(UTC)), _kept_s(job)],
     )
     match status:

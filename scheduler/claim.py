@@ -6,7 +6,8 @@ entering the started registry are one step inside Redis. When the reply to a cla
 may have taken is found by the prefix of its executions and put back before the next claim; hence
 the client of `Claims` must not repeat commands by itself.
 
-A suspect, a job that was in flight when a worker or an engine died, is claimed alone.
+A suspect, a job that was in flight when a worker or an engine died, is claimed alone. One that is
+past its deadline is never claimed: `scheduler.expiry`.
 """
 
 import logging
@@ -22,13 +23,14 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.utils import utcformat
 
-from scheduler import keys
+from scheduler import keys, promotion
+from scheduler.deadlines import NONE, Deadlines
 
 logger = logging.getLogger(__name__)
 
 _INSTANTS = (b"created_at", b"enqueued_at", b"started_at", b"ended_at", b"last_heartbeat")
 
-Verdict = Literal["held", "lost", "stop"]
+Verdict = Literal["held", "lost", "stop", "expired"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Claim:
     claimed_at: datetime
     alone: bool = False
     """Whether the job is a suspect, which nothing may run beside."""
+    deadlines: Deadlines = NONE
 
 
 @dataclass(slots=True)
@@ -68,15 +71,22 @@ class Claims:
         self._put_back_unanswered()
         prefix = uuid4().hex[:24]
         try:
-            return self._take(count, most or [count] * len(self.queues), prefix, is_empty)
+            limits = most or [count] * len(self.queues)
+            claims, is_cut = self._take(count, limits, prefix, is_empty)
+            while is_cut and not claims:
+                claims, is_cut = self._take(count, limits, prefix, is_empty)
+            return claims
         except RedisError:
             self._unanswered.add(prefix)
             raise
 
-    def _take(self, count: int, most: Sequence[int], prefix: str, is_empty: bool) -> list[Claim]:
+    def _take(
+        self, count: int, most: Sequence[int], prefix: str, is_empty: bool
+    ) -> tuple[list[Claim], bool]:
+        """Return the claims, and whether a bound on what is passed over ended the search."""
         queue_keys = [key for q in self.queues for key in (keys.queue(q), keys.started(q))]
         now = datetime.now(UTC)
-        num_open, entries = keys.script(self.connection, "claim")(
+        num_open, entries, is_cut = keys.script(self.connection, "claim")(
             keys=[*queue_keys, keys.worker(self.worker)],
             args=[
                 count,
@@ -91,15 +101,18 @@ class Claims:
         )
         claims = [self._claim(entry, now) for entry in entries]
         self.num_open = int(num_open)
-        return claims
+        return claims, bool(is_cut)
 
     def _claim(self, entry: list[object], now: datetime) -> Claim:
         job_id, execution, place, alone, flat = entry
         fields = cast(list[bytes], flat)
         job = self.job_class(_text(job_id), connection=self.connection, serializer=self.serializer)
-        _restore(job, dict(zip(fields[::2], fields[1::2], strict=True)))
+        record = dict(zip(fields[::2], fields[1::2], strict=True))
+        promotion.mark(job, record)
+        deadlines = Deadlines.of_record(record)
+        _restore(job, record)
         queue = self.queues[cast(int, place) - 1]
-        return Claim(job, _text(execution), queue, now, alone=bool(alone))
+        return Claim(job, _text(execution), queue, now, bool(alone), deadlines)
 
     def _put_back_unanswered(self) -> None:
         """Release what earlier claims took and never told us of."""
@@ -117,7 +130,10 @@ class Claims:
         return sorted(ours, key=lambda ids: ids[1])
 
     def renew(self, claims: Sequence[Claim]) -> list[Verdict]:
-        """Extend the leases; 'lost': another may run the job; 'stop': its caller cancelled it."""
+        """Extend the leases, and say what became of the jobs.
+
+        'lost': another may run it; 'stop': its caller cancelled it; 'expired': `finish_by` passed.
+        """
         if not claims:
             return []
         now = utcformat(datetime.now(UTC))

@@ -20,7 +20,7 @@ from redis import Redis
 from rq.utils import str_to_date
 
 from scheduler import keys
-from scheduler.jobs import Failure, failure
+from scheduler.jobs import EXPIRED, Failure, failure
 
 STEP = 200
 """Entries of one script call; Redis serves nobody else meanwhile."""
@@ -85,7 +85,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A job parked for a person; `attempts` is how often it was started."""
+    """A job parked for a person; `attempts` is how often it was started, 1 where nobody counted."""
 
     id: str
     queue: str
@@ -176,7 +176,7 @@ def _letter(queue: str, entry: list[Any]) -> DeadLetter | None:
         cause=cause["code"],
         message=cause["message"][:MOST_MESSAGE],
         ended_at=_instant(ended_at),
-        attempts=int(attempts or 1),
+        attempts=int(attempts or cause["code"] != EXPIRED),
         worker_deaths=int(deaths or 0),
         meta=meta or b"",
     )

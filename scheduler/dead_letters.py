@@ -2,9 +2,9 @@
 
 A dead letter is a job that is `failed` and stands in its queue's failed registry. Replaying takes
 it out and puts it at the end of its queue as if it had never run: the deaths of its workers, a stop
-that was asked for and the cause are forgotten, the retries of its tier renewed; what was a suspect
-still runs alone. Replaying and purging one are each one atomic step, so two people at once never do
-it twice.
+that was asked for and the cause are forgotten, the retries of its tier renewed, and its deadlines
+are as long as they were, counted from the replay; what was a suspect still runs alone. Replaying
+and purging one are each one atomic step, so two people at once never do it twice.
 
 python -m scheduler.dead_letters --help
 """
@@ -12,7 +12,7 @@ python -m scheduler.dead_letters --help
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -76,7 +76,7 @@ class DeadLetters:
         """Return the job, queued; UnknownJob, NotDeadLetter or NotReplayable if that was not us."""
         for _ in range(_MOST_TRIES):
             queue, meta = self._origin_and_meta(job_id)
-            verdict = self._replay_script(self._script("replay"), job_id, queue, meta)
+            verdict = self._replay_script(self.connection, job_id, queue, meta)
             if verdict != b"changed":
                 _check(job_id, verdict, b"replayed")
                 _log("job replayed", "job.replayed", job_id)
@@ -86,7 +86,7 @@ class DeadLetters:
     def purge(self, job_id: str) -> None:
         """Delete a dead letter for good; UnknownJob or NotDeadLetter if there was none."""
         queue, _ = self._origin_and_meta(job_id)
-        _check(job_id, _purge_script(self._script("purge"), job_id, queue), b"purged")
+        _check(job_id, _purge_script(self.connection, job_id, queue), b"purged")
         _log("dead letter purged", "job.purged", job_id)
 
     def replay_all(
@@ -113,18 +113,16 @@ class DeadLetters:
     def _replay_page(self, letters: list[DeadLetter]) -> int:
         """Replay what can be; one whose record changed meanwhile is left for the next time."""
         readable = [letter for letter in letters if read_meta(letter.meta) is not None]
-        script = self._script("replay")
         with self.connection.pipeline(transaction=False) as pipeline:
             for letter in readable:
-                self._replay_script(script, letter.id, letter.queue, letter.meta, pipeline)
+                self._replay_script(pipeline, letter.id, letter.queue, letter.meta)
             verdicts = pipeline.execute()
         return _count(readable, verdicts, b"replayed", "job replayed", "job.replayed")
 
     def _purge_page(self, letters: list[DeadLetter]) -> int:
-        script = self._script("purge")
         with self.connection.pipeline(transaction=False) as pipeline:
             for letter in letters:
-                _purge_script(script, letter.id, letter.queue, pipeline)
+                _purge_script(pipeline, letter.id, letter.queue)
             verdicts = pipeline.execute()
         return _count(letters, verdicts, b"purged", "dead letter purged", "job.purged")
 
@@ -135,14 +133,7 @@ class DeadLetters:
             raise UnknownJob(job_id)
         return origin.decode(), meta or b""
 
-    def _replay_script(
-        self,
-        script: Callable[..., Any],
-        job_id: str,
-        queue: str,
-        meta: bytes,
-        client: Redis | None = None,
-    ) -> Any:
+    def _replay_script(self, client: Redis, job_id: str, queue: str, meta: bytes) -> Any:
         """Run the script, or add it to a pipeline; NotReplayable for a meta that is no JSON."""
         known = read_meta(meta)
         if known is None:
@@ -152,21 +143,22 @@ class DeadLetters:
         retries = tier.retry.max if tier else ""
         now = utcformat(datetime.now(UTC))
         written = json.dumps(kept) if kept != known else ""
-        return script(
-            keys=[f"rq:job:{job_id}", keys.failed(queue), keys.queue(queue)],
+        return keys.script(client, "replay")(
+            keys=[
+                f"rq:job:{job_id}",
+                keys.failed(queue),
+                keys.queue(queue),
+                keys.deadlines(queue),
+                keys.promotions(queue),
+            ],
             args=[job_id, now, meta, written, retries],
-            client=client,
         )
 
-    def _script(self, name: str) -> Callable[..., Any]:
-        return keys.script(self.connection, name)
 
-
-def _purge_script(
-    script: Callable[..., Any], job_id: str, queue: str, client: Redis | None = None
-) -> Any:
+def _purge_script(client: Redis, job_id: str, queue: str) -> Any:
     """Run the script, or add it to a pipeline."""
-    return script(keys=[f"rq:job:{job_id}", keys.failed(queue)], args=[job_id], client=client)
+    script = keys.script(client, "purge")
+    return script(keys=[f"rq:job:{job_id}", keys.failed(queue)], args=[job_id])
 
 
 def _check(job_id: str, verdict: bytes | None, done: bytes) -> None:

@@ -6,7 +6,7 @@ RQ's statuses are the truth; the API's words are mapped here and nowhere else:
 
     created, deferred, queued, scheduled -> queued        finished -> succeeded
     started                              -> running       failed   -> failed
-    canceled, stopped                    -> canceled
+    canceled, stopped                    -> canceled      failed past its deadline -> expired
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,14 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
+from scheduler.deadlines import DatedJob, Deadlines, of_job
+
 FUNCTION = "gpu_worker.generate"
 FIRST_TOKEN_AT = "first_token_at"
 
-Status = Literal["queued", "running", "succeeded", "failed", "canceled"]
+EXPIRED = "expired"
+
+Status = Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
 
 STATUS: dict[JobStatus, Status] = {
     JobStatus.CREATED: "queued",
@@ -34,10 +38,10 @@ STATUS: dict[JobStatus, Status] = {
     JobStatus.STOPPED: "canceled",
     JobStatus.CANCELED: "canceled",
 }
-DEATHS = {"WorkerDied:": "worker_died", "EngineCrash:": "engine_crash"}
-"""How the text of a dead letter begins whose workers or engines died -> the cause's code."""
+CAUSES = {"WorkerDied:": "worker_died", "EngineCrash:": "engine_crash", "Expired:": EXPIRED}
+"""How the text of a dead letter begins that a script of ours wrote -> the cause's code."""
 
-ENDED: frozenset[Status] = frozenset({"succeeded", "failed", "canceled"})
+ENDED: frozenset[Status] = frozenset({"succeeded", "failed", "canceled", "expired"})
 
 
 class Request(TypedDict):
@@ -76,12 +80,13 @@ class JobView:
     response: Any
     failure: Failure | None
     metadata: dict[str, str]
+    deadlines: Deadlines
 
 
 def fetch(connection: Redis, job_id: str) -> Job:
     """Return the job; UnknownJob if there is none of that id, or none that we wrote."""
     try:
-        return Job.fetch(job_id, connection=connection, serializer=JSONSerializer)
+        return DatedJob.fetch(job_id, connection=connection, serializer=JSONSerializer)
     except (NoSuchJobError, ValueError) as error:
         raise UnknownJob(job_id) from error
 
@@ -92,6 +97,9 @@ def view(job: Job) -> JobView:
     result = job.latest_result() if status in {"succeeded", "failed"} else None
     text = result.exc_string if result else None
     meta = job.meta or {}
+    cause = failure(meta, text) if status == "failed" else None
+    if cause and cause["code"] == EXPIRED:
+        status = "expired"
     return JobView(
         id=job.id,
         status=status,
@@ -105,8 +113,9 @@ def view(job: Job) -> JobView:
         finished_at=job.ended_at if status in ENDED else None,
         request=_request(job),
         response=result.return_value if result and status == "succeeded" else None,
-        failure=failure(meta, text) if status == "failed" else None,
+        failure=cause,
         metadata=meta.get("metadata") or {},
+        deadlines=of_job(job),
     )
 
 
@@ -125,10 +134,10 @@ def _request(job: Job) -> Request | None:
 def failure(meta: dict[str, Any], text: str | None) -> Failure:
     """Return the cause in `meta`, else the last line of RQ's `text`: never a traceback.
 
-    A worker's death comes first: what `meta` says is then of an earlier attempt.
+    What a script wrote comes first: what `meta` says is then of an earlier attempt.
     """
     lines = (text or "").strip().splitlines()
-    if lines and (code := DEATHS.get(lines[-1].split(" ")[0])):
+    if lines and (code := CAUSES.get(lines[-1].split(" ")[0])):
         return Failure(code=code, message=lines[-1])
     if recorded := meta.get("failure"):
         return Failure(code=recorded["code"], message=recorded["message"])

@@ -15,14 +15,22 @@ RQ's (written as RQ would; `tests/contract` compares):
 
 Fields of our own in `rq:job:{job}`, gone once it has succeeded: `attempts` (how often it was
 started), `worker_deaths` (how many of them died) and `suspect` (1 from the first death on),
-`stop_requested` (1 once a caller cancelled it). Its deadlines `start_by` and `finish_by` (epoch s)
-stay.
+`stop_requested` (1 once a caller cancelled it), `promoted` (1 once it was moved to the front).
+`attempts` stands in a record, 0 even, if and only if the job has started since it was submitted or
+replayed. Its deadlines stay: `start_by`, `finish_by`, `deadline_since`, and `promote_at`, from when
+on it may be promoted (all epoch s).
 
 Ours:
 
-    slalom:starting:{queue}  zset     worker whose engine still starts -> expiry (epoch s)
-    slalom:ended             channel  ids of jobs that just ended, space-separated
-    slalom:models            hash     model name -> JSON {max_model_len, engine, …}
+    slalom:starting:{queue}    zset     worker whose engine still starts -> expiry (epoch s)
+    slalom:deadlines:{queue}   zset     job id -> when to look whether it has expired;
+                                        0: a claim found it late and took it out of its queue
+    slalom:promotions:{queue}  zset     job id -> its `promote_at`; +inf: it is promoted
+    slalom:ended               channel  ids of jobs that just ended, space-separated
+    slalom:models              hash     model name -> JSON {max_model_len, engine, …}
+
+Jobs leave the two zsets when they succeed or are cancelled; what ended otherwise is dropped when
+its turn to be looked at comes.
 """
 
 from collections.abc import Callable
@@ -65,6 +73,16 @@ def failed(name: str) -> str:
 def scheduled(name: str) -> str:
     """Return the key of RQ's scheduled registry of a queue."""
     return f"rq:scheduled:{name}"
+
+
+def deadlines(queue: str) -> str:
+    """Return the key of the jobs of a queue that have a deadline."""
+    return f"slalom:deadlines:{queue}"
+
+
+def promotions(queue: str) -> str:
+    """Return the key of the jobs of a queue that may be promoted."""
+    return f"slalom:promotions:{queue}"
 
 
 def worker(name: str) -> str:

@@ -2,6 +2,8 @@
 
 rescue       jobs of dead workers, twice a second    scheduler.rescue; a lease after Redis was away,
                                                      so that workers can renew theirs first
+expire       waiting jobs past their deadline        scheduler.expiry
+promote      waiting jobs that will be late soon     scheduler.promotion
 schedule     retries and scheduled jobs when due     RQ's scheduler, which locks out a second one
 registries   ended jobs past their time              RQ's clean-up
 
@@ -10,7 +12,7 @@ python -m scheduler.maintenance
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from redis import Redis
@@ -22,12 +24,18 @@ from rq.serializers import JSONSerializer
 
 from config import connections, daemon
 from config.settings import Settings
+from config.tiers import Promotion
+from scheduler import expiry
+from scheduler.expiry import expire
+from scheduler.promotion import promote
 from scheduler.rescue import rescue
 
 logger = logging.getLogger("scheduler.maintenance")
 
 TICK_S = 0.5
 REGISTRIES_EVERY_S = 60.0
+MOST_STEPS = 5
+"""Calls of `expire` for one queue in one tick."""
 
 
 @dataclass
@@ -38,6 +46,8 @@ class Maintenance:
     queues: list[str]
     max_deliveries: int
     lease_s: float
+    promotions: Mapping[str, Promotion] = field(default_factory=dict)
+    """Queues whose jobs may be promoted, and how."""
     _scheduler: RQScheduler = field(init=False)
     _until_registries_s: float = field(init=False, default=0.0)
     _until_rescue_s: float = field(init=False, default=0.0)
@@ -56,6 +66,8 @@ class Maintenance:
         self._until_rescue_s -= TICK_S
         if self._until_rescue_s <= 0 and not self._attempt(self._rescue):
             self._until_rescue_s = self.lease_s
+        self._attempt(self._expire)
+        self._attempt(self._promote)
         self._attempt(self._schedule)
         self._until_registries_s -= TICK_S
         if self._until_registries_s <= 0:
@@ -69,6 +81,16 @@ class Maintenance:
     def _rescue(self) -> None:
         for queue in self.queues:
             rescue(self.connection, queue, max_deliveries=self.max_deliveries)
+
+    def _expire(self) -> None:
+        for queue in self.queues:
+            for _ in range(MOST_STEPS):
+                if expire(self.connection, queue).looked_at < expiry.STEP:
+                    break
+
+    def _promote(self) -> None:
+        for queue, policy in self.promotions.items():
+            promote(self.connection, queue, policy)
 
     def _schedule(self) -> None:
         self._scheduler.acquire_locks()
@@ -103,11 +125,13 @@ class Maintenance:
 
 def run(settings: Settings, stop: threading.Event) -> None:
     """Do the duties until `stop` is set."""
+    queues = settings.tiers().queues
     maintenance = Maintenance(
         connections.commands(settings.redis),
-        list(settings.tiers().queues),
+        list(queues),
         settings.max_deliveries,
         settings.lease_s,
+        {name: policy.promotion for name, policy in queues.items() if policy.promotion},
     )
     logger.info(
         "maintenance started",

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 MOST_PER_CALL = 500
 AMONG_OTHERS = "WorkerDied: the worker died {} times while it ran this job"
 ALONE = "EngineCrash: the engine or its worker died {} times while it ran this job, at last alone"
-"""Texts of dead letters; `scheduler.jobs.DEATHS` knows how they begin."""
+"""Texts of dead letters; `scheduler.jobs.CAUSES` knows how they begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,8 @@ def _take_back(
             max_deliveries,
             MOST_PER_CALL,
             utcformat(datetime.now(UTC)),
-            *_packed(AMONG_OTHERS.format(max_deliveries)),
-            *_packed(ALONE.format(max_deliveries)),
+            *packed(AMONG_OTHERS.format(max_deliveries)),
+            *packed(ALONE.format(max_deliveries)),
             DEFAULT_FAILURE_TTL,
             *members,
         ],
@@ -90,17 +90,17 @@ def _take_back(
         logger.warning("job requeued after a death under it", extra=extra)
     for job in dead:
         logger.error("job is a dead letter", extra={"event": "job.dead_letter", "job_id": job})
-        _enqueue_dependents(connection, queue, job)
+        enqueue_dependents(connection, queue, job)
     return Rescued(requeued, dead)
 
 
-def _enqueue_dependents(connection: Redis, queue: str, job_id: str) -> None:
+def enqueue_dependents(connection: Redis, queue: str, job_id: str) -> None:
     """Enqueue the jobs that waited for a dead letter and may run although it failed."""
     job = Job(job_id, connection=connection, serializer=JSONSerializer)
     Queue(queue, connection=connection, serializer=JSONSerializer).enqueue_dependents(job)
 
 
-def _packed(text: str) -> tuple[bytes, bytes]:
+def packed(text: str) -> tuple[bytes, bytes]:
     """Return the text as RQ keeps it in a job, and as it keeps it in a result."""
     packed = zlib.compress(text.encode())
     return packed, b64encode(packed)

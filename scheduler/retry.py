@@ -15,10 +15,11 @@ MAY_RETRY: dict[str, bool] = {
     "invalid_record": False,
     "engine_failure": True,
     "engine_dead": True,
+    "expired": False,
     "timeout": True,
     "job_failed": True,
 }
-"""Whether a failure of this code may be retried: bad input never, for it stays bad."""
+"""Whether a failure of this code may be retried: bad input stays bad, and late stays late."""
 
 
 @dataclass(frozen=True, slots=True)

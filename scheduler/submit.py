@@ -8,13 +8,15 @@ import time
 from dataclasses import dataclass
 
 from redis import Redis
+from redis.client import Pipeline
 from rq import Queue, Retry
-from rq.job import Job
 from rq.serializers import JSONSerializer
 
 from config.tiers import RetryPolicy, Tier, TierTable
-from scheduler.deadlines import Deadlines
+from scheduler import keys
+from scheduler.deadlines import DatedJob, Deadlines
 from scheduler.jobs import FUNCTION, Request
+from scheduler.promotion import promote_at
 
 
 class UnknownTier(Exception):
@@ -37,14 +39,20 @@ class Submitter:
         metadata: dict[str, str] | None = None,
         job_id: str | None = None,
         deadlines: Deadlines | None = None,
-    ) -> Job:
+    ) -> DatedJob:
         """Return the queued job; UnknownTier, or RedisError if it was not accepted.
 
         Without `deadlines` the tier's objectives give them.
         """
         policy = self._policy(tier)
-        deadlines = deadlines or Deadlines.of(policy.objectives, time.time())
-        queue = Queue(policy.queue, connection=self.connection, serializer=JSONSerializer)
+        if deadlines is None:
+            deadlines = Deadlines.of(policy.objectives, time.time())
+        queue = Queue(
+            policy.queue,
+            connection=self.connection,
+            serializer=JSONSerializer,
+            job_class=DatedJob,
+        )
         with self.connection.pipeline() as pipeline:
             job = queue.enqueue_call(
                 FUNCTION,
@@ -58,10 +66,23 @@ class Submitter:
                 retry=_retry(policy.retry),
                 pipeline=pipeline,
             )
-            if fields := deadlines.fields():
-                pipeline.hset(job.key, mapping=fields)
+            assert isinstance(job, DatedJob)
+            job.deadlines = deadlines
+            self._watch(job, pipeline)
             pipeline.execute()
         return job
+
+    def _watch(self, job: DatedJob, pipeline: Pipeline) -> None:
+        """Add the job's deadlines to its record, and the job to those that are looked after."""
+        until = job.deadlines.waits_until()
+        if until is None:
+            return
+        pipeline.hset(job.key, mapping=job.deadlines.fields())
+        pipeline.zadd(keys.deadlines(job.origin), {job.id: until})
+        at = promote_at(job.deadlines, self.tiers.queues[job.origin].promotion)
+        if at is not None:
+            pipeline.hset(job.key, "promote_at", f"{at:.3f}")
+            pipeline.zadd(keys.promotions(job.origin), {job.id: at})
 
     def _policy(self, tier: str) -> Tier:
         try:

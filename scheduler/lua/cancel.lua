@@ -1,6 +1,6 @@
 -- cancel: take a waiting job out of its queue for good, or ask for the stop of a running one.
 --
--- KEYS   1 rq:job:{id}   2 rq:queue:{q}   3 rq:canceled:{q}
+-- KEYS   1 rq:job:{id}   2 rq:queue:{q}   3 rq:canceled:{q}   4 slalom:deadlines:{q}   5 slalom:promotions:{q}
 -- ARGV   1 job id   2 now (RQ's text form)   3 ttl (s) of the canceled job
 -- reply  the job's status before: 'queued' (it is canceled now), 'started' (its stop is requested), or any other
 --        status (nothing was done); false if there is no such job
@@ -9,6 +9,8 @@ local status = redis.call('HGET', KEYS[1], 'status')
 if not status then return false end
 if status == 'queued' then
   redis.call('LREM', KEYS[2], 1, job)
+  redis.call('ZREM', KEYS[4], job)
+  redis.call('ZREM', KEYS[5], job)
   redis.call('HSET', KEYS[1], 'status', 'canceled', 'ended_at', ARGV[2])
   redis.call('EXPIRE', KEYS[1], ttl)
   redis.call('ZADD', KEYS[3], redis.call('TIME')[1], job)

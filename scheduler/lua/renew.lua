@@ -2,7 +2,8 @@
 --
 -- KEYS   none
 -- ARGV   1 lease (s)   2 grace (s)   3 now (RQ's text form)   then per execution: queue, job id, execution id
--- reply  list, one per execution: 'held', 'lost' (it was rescued; drop it) or 'stop' (its caller cancelled it)
+-- reply  list, one per execution: 'held', 'lost' (it was rescued; drop it), 'stop' (its caller cancelled it) or 'expired'
+--        (its `finish_by` has passed)
 local lease, grace, now_text = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
@@ -24,8 +25,10 @@ for i = 4, #ARGV, 3 do
     redis.call('ZADD', 'rq:executions:' .. job, score, execution)
     redis.call('EXPIRE', 'rq:executions:' .. job, ttl)
     redis.call('HSET', 'rq:job:' .. job, 'last_heartbeat', now_text)
-    local stop = redis.call('HEXISTS', 'rq:job:' .. job, 'stop_requested') == 1
-    verdicts[#verdicts + 1] = stop and 'stop' or 'held'
+    local fields = redis.call('HMGET', 'rq:job:' .. job, 'stop_requested', 'finish_by')
+    local finish_by = tonumber(fields[2] or '')
+    local is_late = finish_by and finish_by > 0 and finish_by < now
+    verdicts[#verdicts + 1] = fields[1] and 'stop' or is_late and 'expired' or 'held'
   end
 end
 return verdicts

@@ -3,7 +3,9 @@
 A job stands in one place, which follows from its status: in its queue, or in the registry of that
 status. A claim starts it and grants a lease, under the id of an execution; whoever acts under
 another execution has lost it and changes nothing. A death makes suspects of the jobs in flight, and
-a dead letter of one that has died often enough. What ended stays so, but for a replay.
+a dead letter of one that has died often enough. Who waits past a deadline is never started: a
+claim puts it aside, and its turn to be looked at ends it, a dead letter too. What ended stays so,
+but for a replay, which counts the deadlines afresh.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -16,9 +18,9 @@ from scheduler.postpone import Postponed
 from tests.integration.picture import ENDED, PLACES, Job, Lease, Picture
 
 NEXT: dict[str, set[str]] = {
-    "queued": {"started", "canceled"},
+    "queued": {"started", "canceled", "failed"},
     "started": {"queued", "scheduled", "finished", "failed"},
-    "scheduled": {"queued", "canceled"},
+    "scheduled": {"queued", "canceled", "failed"},
     "finished": set(),
     "failed": {"queued"},  # a replay
     "canceled": set(),
@@ -41,7 +43,10 @@ class Model:
     def picture(self) -> Picture:
         """Return what Redis should hold now."""
         executions = {lease.job_id: [execution] for execution, lease in self.leases.items()}
-        places = {job_id: [f"{PLACES[j.status]}:{j.queue}"] for job_id, j in self.jobs.items()}
+        places = {
+            job_id: [f"{'aside' if job.is_aside else PLACES[job.status]}:{job.queue}"]
+            for job_id, job in self.jobs.items()
+        }
         return Picture(self.queues, places, self.jobs, self.leases, executions)
 
     def of(self, *statuses: str) -> list[str]:
@@ -54,11 +59,16 @@ class Model:
         self.queues[queue].append(job_id)
 
     def claimable(self, queues: Sequence[str], count: int, is_empty: bool) -> tuple[list[str], int]:
-        """Return the jobs that a claim takes, and how many queues it leaves open."""
+        """Return the jobs that a claim takes, late ones aside, and how many queues stay open."""
         taken: list[str] = []
         for place, queue in enumerate(queues):
-            for job_id in self.queues[queue][: count - len(taken)]:
-                if not self.jobs[job_id].is_suspect:
+            for job_id in list(self.queues[queue]):
+                if len(taken) == count:
+                    break
+                if self.jobs[job_id].is_late:
+                    self._leave_queue(job_id)
+                    self.jobs[job_id].is_aside = True
+                elif not self.jobs[job_id].is_suspect:
                     taken.append(job_id)
                 elif taken or not is_empty:
                     return taken, place
@@ -70,8 +80,8 @@ class Model:
         """Let a worker run a job that it claimed."""
         job = self.jobs[job_id]
         _become(job, "started")
-        job.worker = worker
-        self.queues[job.queue].remove(job_id)
+        job.worker, job.has_started = worker, True
+        self._leave_queue(job_id)
         assert execution not in self.leases
         self.leases[execution] = Lease(job_id, worker, job.is_suspect)
 
@@ -80,7 +90,10 @@ class Model:
         if execution not in self.leases:
             return "lost"
         self.leases[execution].expired = False
-        return "stop" if self._job(execution).is_stopping else "held"
+        job = self._job(execution)
+        if job.is_stopping:
+            return "stop"
+        return "expired" if "finish_by" in job.passed else "held"
 
     def release(self, executions: Sequence[str]) -> int:
         """Put jobs back in front, in the order given; return how many."""
@@ -98,6 +111,7 @@ class Model:
         job_id = self._end(execution, "finished")
         job = self.jobs[job_id]
         job.num_deaths, job.is_suspect = 0, False
+        job.has_started = job.is_promoted = False
         self._announce(job_id, execution)
         return "written"
 
@@ -119,6 +133,21 @@ class Model:
     def expire(self, execution: str) -> None:
         """Let a lease pass its deadline."""
         self.leases[execution].expired = True
+
+    def let_pass(self, job_id: str, deadline: str) -> None:
+        """Let a deadline of a job pass."""
+        self.jobs[job_id].passed = self.jobs[job_id].passed | {deadline}
+
+    def end_late(self, queue: str) -> set[str]:
+        """End the jobs of a queue that wait past a deadline; return them."""
+        waiting = self.of("queued", "scheduled")
+        ended = [i for i in waiting if self.jobs[i].queue == queue and self.jobs[i].is_late]
+        for job_id in ended:
+            self._leave_queue(job_id)
+            self.jobs[job_id].is_aside = False
+            _become(self.jobs[job_id], "failed")
+            self._announce(job_id, "")
+        return set(ended)
 
     def rescue(self, queue: str) -> tuple[set[str], set[str]]:
         """Take back the jobs of a queue whose leases expired: requeued, dead."""
@@ -154,8 +183,8 @@ class Model:
         if job.status == "started":
             job.is_stopping = True
             return "stopping"
-        if job.status == "queued":
-            self.queues[job.queue].remove(job_id)
+        self._leave_queue(job_id)
+        job.is_aside = False
         _become(job, "canceled")
         self.announced.append(job_id)
         return "canceled"
@@ -168,8 +197,32 @@ class Model:
         _become(job, "queued")
         job.num_deaths, job.is_stopping = 0, False
         job.retries_left, job.worker = retries, ""
+        job.has_started = job.is_promoted = False
+        job.passed = frozenset()
         self.queues[job.queue].append(job_id)
         return True
+
+    def promote(self, queue: str, job_ids: list[str], max_share: float) -> None:
+        """Let waiting jobs go to the front of their queue, in their order, within their share."""
+        front = self.jobs[self.queues[queue][0]]
+        if front.is_suspect or front.is_promoted:
+            assert job_ids == []
+            return
+        for job_id in self.of("scheduled"):
+            if self.jobs[job_id].queue == queue:
+                self.jobs[job_id].is_promoted = False
+        for job_id in reversed(job_ids):
+            self.queues[queue].remove(job_id)
+            self.queues[queue].insert(0, job_id)
+            self.jobs[job_id].is_promoted = True
+        promoted = [i for i in self.of("queued", "started") if self.jobs[i].is_promoted]
+        num_inflight = sum(self._job(execution).queue == queue for execution in self.leases)
+        assert not job_ids or len(promoted) <= max(1, int(max_share * num_inflight))
+
+    def _leave_queue(self, job_id: str) -> None:
+        queue = self.queues[self.jobs[job_id].queue]
+        if job_id in queue:
+            queue.remove(job_id)
 
     def _job(self, execution: str) -> Job:
         return self.jobs[self.leases[execution].job_id]

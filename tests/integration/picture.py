@@ -19,6 +19,8 @@ PLACES = {
 }
 """Status -> where a job of it stands: `rq:{place}:{queue}`."""
 ENDED = {"finished", "failed", "canceled"}
+PASSED_AT = 1000
+"""The instant of a deadline that has passed."""
 
 RESULTS = {b"1": "finished", b"2": "failed"}
 DUMP = """
@@ -29,7 +31,7 @@ local readers = {
   zset = {'ZRANGE', 0, -1, 'WITHSCORES'},
 }
 local dump = {}
-for _, key in ipairs(redis.call('KEYS', 'rq:*')) do
+for _, key in ipairs(redis.call('KEYS', '*')) do
   local reader = readers[redis.call('TYPE', key).ok]
   if reader then
     local value = redis.call(reader[1], key, unpack(reader, 2))
@@ -52,8 +54,19 @@ class Job:
     is_suspect: bool = False
     is_stopping: bool = False
     expires: bool = False
+    has_started: bool = False
+    passed: frozenset[str] = frozenset()
+    """Its deadlines that have passed."""
+    is_promoted: bool = False
+    is_aside: bool = field(default=False, compare=False)
+    """Whether a claim found it late; `places` tells."""
     results: list[tuple[str, str]] = field(default_factory=list)
-    """Status and execution of each attempt that ended the job."""
+    """Status and execution of each attempt that ended the job; no execution where none did."""
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it may not start any more."""
+        return "finish_by" in self.passed or ("start_by" in self.passed and not self.has_started)
 
 
 @dataclass
@@ -85,11 +98,20 @@ def read(connection: Redis) -> Picture:
     """Return what Redis holds, strays included."""
     dump = {key.decode(): (ttl, value) for key, ttl, value in connection.eval(DUMP, 0)}
 
-    def of(kind: str) -> dict[str, Any]:
-        prefix = f"rq:{kind}:"
+    def of(kind: str, prefix: str = "rq") -> dict[str, Any]:
+        prefix = f"{prefix}:{kind}:"
         return {key[len(prefix) :]: dump[key][1] for key in dump if key.startswith(prefix)}
 
     standing = {place: of(place) for place in PLACES.values()}
+    standing["aside"] = {
+        queue: [
+            part
+            for pair in zip(flat[::2], flat[1::2], strict=True)
+            if pair[1] == b"0"
+            for part in pair
+        ]
+        for queue, flat in of("deadlines", "slalom").items()
+    }
     results = of("results")
     return Picture(
         queues={queue: _texts(standing["queue"].get(queue, [])) for queue in QUEUES},
@@ -124,7 +146,16 @@ def _job(fields: dict[str, bytes], ttl: int, results: list[Any]) -> Job:
         is_suspect="suspect" in fields,
         is_stopping="stop_requested" in fields,
         expires=ttl >= 0,
-        results=[(RESULTS[entry["type"]], entry["execution_id"].decode()) for entry in entries],
+        has_started="attempts" in fields,
+        is_promoted="promoted" in fields,
+        passed=frozenset(
+            name
+            for name in ("start_by", "finish_by")
+            if name in fields and float(fields[name]) == PASSED_AT
+        ),
+        results=[
+            (RESULTS[entry["type"]], entry.get("execution_id", b"").decode()) for entry in entries
+        ],
     )
 
 

@@ -22,6 +22,7 @@ from config import connections
 from config.settings import Settings
 from scheduler import finish, models
 from scheduler.claim import Claim, Claims
+from scheduler.expiry import expire
 from scheduler.models import ModelView
 
 SECRET = "the-secret-prompt"
@@ -82,6 +83,37 @@ def test_an_accepted_job_is_answered_with_its_place(client: FlaskClient, connect
     assert datetime.fromisoformat(body["created_at"]).utcoffset() == UTC.utcoffset(None)
     assert body["started_at"] is body["finished_at"] is body["output"] is body["error"] is None
     assert connection.lrange("rq:queue:low", 0, -1) == [body["id"].encode()]
+
+
+def test_a_job_says_until_when_it_must_start_and_end(client: FlaskClient) -> None:
+    job = {"prompt": "1+1=", "start_within_s": 60, "finish_within_s": 600}
+    url = client.post("/v1/jobs", json=job).get_json()["status_url"]
+
+    body = client.get(url).get_json()
+
+    created_at, start_by, finish_by = (
+        datetime.fromisoformat(body[name]) for name in ("created_at", "start_by", "finish_by")
+    )
+    assert body["deadline_at"] == body["finish_by"]
+    assert round((start_by - created_at).total_seconds()) == 60
+    assert round((finish_by - created_at).total_seconds()) == 600
+
+
+def test_a_job_that_waited_too_long_is_expired(client: FlaskClient, connection: Redis) -> None:
+    url = client.post("/v1/jobs", json={"prompt": "1+1="}).get_json()["status_url"]
+    job_id = url.rpartition("/")[2]
+    connection.hset(f"rq:job:{job_id}", "finish_by", 1)
+    connection.zadd("slalom:deadlines:low", {job_id: 1})
+
+    expire(connection, "low")
+
+    body = client.get(url).get_json()
+    assert (body["status"], body["error"]["code"]) == ("expired", "expired")
+    assert body["finished_at"]
+    [letter] = client.get("/v1/dead-letters?cause=expired").get_json()["data"]
+    assert letter["id"] == job_id
+    again = client.post(f"/v1/dead-letters/{job_id}/replay").get_json()
+    assert again["status"] == "queued"
 
 
 def test_the_tier_chooses_the_queue(client: FlaskClient, connection: Redis) -> None:

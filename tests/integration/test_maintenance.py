@@ -1,5 +1,7 @@
 """Maintenance does what is due, and its failure in one duty is no failure in another."""
 
+import threading
+import time
 from datetime import timedelta
 
 import pytest
@@ -8,11 +10,13 @@ from redis.exceptions import RedisError
 from rq import Queue
 from rq.serializers import JSONSerializer
 
+from config.tiers import Promotion
 from scheduler import cancel, jobs
+from scheduler.deadlines import Deadlines
 from scheduler.maintenance import Maintenance
 from scheduler.submit import Submitter
 from tests.conftest import until
-from tests.integration.test_claim import claims_of, submit
+from tests.integration.test_claim import REQUEST, claims_of, submit
 from tests.integration.test_finish_and_rescue import expire
 
 
@@ -45,6 +49,39 @@ def test_a_second_one_at_the_same_time_is_harmless(connection: Redis, submitter:
 
     low = Queue("low", connection=connection)
     assert len(low.job_ids) == len(set(low.job_ids)) == 5
+
+
+def submit_due(submitter: Submitter, finish_by: float) -> str:
+    deadlines = Deadlines(finish_by=finish_by)
+    return submitter.submit(REQUEST, tier="batch", deadlines=deadlines).id
+
+
+def test_late_jobs_end_once_and_urgent_ones_go_first_under_two_at_once(
+    connection: Redis, submitter: Submitter
+) -> None:
+    now = time.time()
+    late, urgent = (
+        [submit_due(submitter, now + at + n / 1000) for n in range(50)] for at in (-1, 20)
+    )
+    easy = submit(submitter, "batch", 10)
+    policies = {"low": Promotion(service_s=30)}
+
+    def keep_up() -> None:
+        maintenance = Maintenance(connection, ["low"], 3, 30, policies)
+        for _ in range(5):
+            maintenance.upkeep()
+
+    threads = [threading.Thread(target=keep_up) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    low = Queue("low", connection=connection, serializer=JSONSerializer)
+    assert sorted(low.failed_job_registry.get_job_ids()) == sorted(late)
+    assert {connection.xlen(f"rq:results:{job_id}") for job_id in late} == {1}
+    assert low.job_ids == [*urgent, *easy]
+    assert [connection.hexists(f"rq:job:{job_id}", "promoted") for job_id in urgent[:2]] == [1, 0]
 
 
 def test_ids_of_canceled_jobs_go_when_their_records_have_gone(

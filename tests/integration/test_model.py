@@ -16,25 +16,28 @@ from hypothesis.stateful import (
 )
 from redis import Redis
 
-from config.tiers import TierTable
+from config.tiers import Promotion, TierTable
 from scheduler import jobs, keys
 from scheduler.cancel import cancel
 from scheduler.claim import Claim, Claims
 from scheduler.dead_letters import DeadLetters, NotDeadLetter
+from scheduler.expiry import expire as expire_late
 from scheduler.finish import write
 from scheduler.maintenance import Maintenance
 from scheduler.postpone import postpone
+from scheduler.promotion import promote
 from scheduler.rescue import Rescued, report_death, rescue
 from scheduler.submit import Submitter
 from tests.integration import picture
 from tests.integration.model import Model
-from tests.integration.picture import PLACES, QUEUES
+from tests.integration.picture import PASSED_AT, PLACES, QUEUES
 from tests.integration.test_claim import REQUEST
 from tests.integration.test_finish_and_rescue import expire, success
 
 TIERS = {"premium": "high", "batch": "low"}
 WORKERS = {"fast-1": QUEUES, "fast-2": QUEUES, "slow": ("low",)}
 MAX_DELIVERIES = 3
+POLICY = Promotion(service_s=30, max_share=0.5)
 MOST_WAITING = 6
 LEASE_S = 86_400.0
 """So long that leases expire where a rule says so, and nowhere else."""
@@ -160,12 +163,46 @@ class Lives(RuleBasedStateMachine):
         job_id = self.model.of("scheduled")[0]
         queue = self.model.jobs[job_id].queue
         self.connection.zadd(keys.scheduled(queue), {job_id: 1}, xx=True)
+        self.let_pauses_pass()
 
         self.maintenance.upkeep()
 
         for name in QUEUES:
             self.model.rescue(name)
-        self.model.come_due(job_id)
+        for name in QUEUES:
+            self.model.end_late(name)
+        if self.model.jobs[job_id].status == "scheduled":
+            self.model.come_due(job_id)
+
+    @rule(job_id=JOB, deadline=st.sampled_from(["start_by", "finish_by"]))
+    def let_pass(self, job_id: str, deadline: str) -> None:
+        key = keys.deadlines(self.model.jobs[job_id].queue)
+        fields = {deadline: PASSED_AT, "deadline_since": 1}
+        self.connection.hset(f"rq:job:{job_id}", mapping={**fields})
+        self.connection.zadd(key, {job_id: PASSED_AT}, lt=True)
+        self.model.let_pass(job_id, deadline)
+
+    @precondition(lambda self: self.model.queues["low"])
+    @rule(names=st.lists(JOB, min_size=1, max_size=4, unique=True))
+    def promote(self, names: list[str]) -> None:
+        some = {name: self.model.jobs[name] for name in names}
+        for job_id in (i for i, job in some.items() if job.queue == "low" and not job.is_promoted):
+            self.connection.zadd(keys.promotions("low"), {job_id: 1})
+
+        promoted = promote(self.connection, "low", POLICY)
+
+        self.model.promote("low", promoted, POLICY.max_share)
+
+    @precondition(lambda self: any(job.is_late for job in self.model.jobs.values()))
+    @rule(queue=st.sampled_from(QUEUES))
+    def end_late_twice(self, queue: str) -> None:
+        self.let_pauses_pass()
+        ended = self.model.end_late(queue)
+
+        first, second = (expire_late(self.connection, queue) for _ in range(2))
+
+        assert sorted(first.expired) == sorted(ended)
+        assert second.expired == []
 
     @precondition(lambda self: self.model.leases)
     @rule(names=CLAIMS)
@@ -212,7 +249,25 @@ class Lives(RuleBasedStateMachine):
     def redis_holds_what_the_model_says(self) -> None:
         assert picture.read(self.connection) == self.model.picture()
         assert sorted(self.announcements()) == sorted(self.model.announced)
+        assert self.unwatched() == []
         self.model.announced.clear()
+
+    def let_pauses_pass(self) -> None:
+        """Let late jobs that were looked at while they ran be looked at again."""
+        for job_id in self.model.of("queued", "scheduled"):
+            job = self.model.jobs[job_id]
+            if job.is_late:
+                self.connection.zadd(keys.deadlines(job.queue), {job_id: PASSED_AT}, lt=True)
+
+    def unwatched(self) -> list[str]:
+        """Return the jobs that have not ended and must, and that nobody would look at."""
+        return [
+            job_id
+            for job_id in self.model.of("queued", "started", "scheduled")
+            if self.connection.hexists(f"rq:job:{job_id}", "finish_by")
+            and self.connection.zscore(keys.deadlines(self.model.jobs[job_id].queue), job_id)
+            is None
+        ]
 
     def announcements(self) -> Iterator[str]:
         """Yield the jobs that were said to have ended since the last time."""
