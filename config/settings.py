@@ -210,6 +210,8 @@ def _line(error: object) -> str:
     """Return one line for a pydantic error: the variable, what is wrong, the value's place."""
     assert isinstance(error, dict)
     message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "string_pattern_mismatch":
+        message = f"{error['input']!r} cannot be used"  # the pattern tells nobody anything
     if not error["loc"]:
         return message
     location = str(error["loc"][0])

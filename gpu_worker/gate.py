@@ -14,8 +14,8 @@ KV        A high request that would find no free blocks takes those of low ones:
 A request whose place is taken is preempted as vLLM does it: it waits, keeps its tokens, and goes on
 later. At most twice, while there are others.
 
-It runs in EngineCore's process. vLLM calls this interface unstable: `SUPPORTED` names the releases
-for which `tests/contract/test_gate.py` has held it.
+It runs in EngineCore's process. vLLM calls this interface unstable: `vllm_engine.GATED_RELEASES`
+names the releases for which `tests/contract/test_gate.py` has held it.
 """
 
 import time
@@ -23,7 +23,7 @@ from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
-from vllm.v1.request import Request
+from vllm.v1.request import Request, RequestStatus
 
 from gpu_worker.gate_policy import Gate, GateOptions, High
 
@@ -91,7 +91,13 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
     def _prepare(self, now: float) -> list[Request]:
         """Set limits for the next step; take low requests out of `running` and return them."""
         high, low = self._parted()
-        come = self._waiting_high()
+        come = self._coming_high()
+        is_evicting = bool(low) and self._lacks_room(high, come)
+        if is_evicting:
+            self._make_room(high, low, come)
+            high, low = self._parted()
+        if high or come:
+            self._high_at = now
         if self._is_stuck:  # a step that vLLM makes alone frees what is in the way
             return []
         if not high and not come:
@@ -99,16 +105,12 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
             if self.running:
                 self._gate.passed_freely()
             return []
-        self._high_at = now
-        if low and self._lacks_room(high, come):
-            self._make_room(high, low, come)
-            high, low = self._parted()
         stay, aside, may_start = self._choose(now, high, low, come)
         self.running = high + stay
-        if may_start:
+        if may_start and not is_evicting:  # who was just evicted would start
             self._limit_low(now, len(high))
         else:
-            room = self.max_num_running_reqs - len(aside)
+            room = self.max_num_active_reqs - len(aside)
             self.max_num_active_reqs = min(len(self.running) + len(come), room)
         return aside
 
@@ -116,20 +118,27 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
         self, now: float, high: list[Request], low: list[Request], come: list[Request]
     ) -> tuple[list[Request], list[Request], bool]:
         """Return which low requests stay, which are set aside, and whether more may start."""
+        starting = bool(come) or any(r.is_prefill_chunk for r in high)
+        starting = starting and not self._gate.owes  # else low ones would never begin
         if not low and len(self.waiting) <= len(come):
-            return [], [], True
-        if not self._gate.opens(now, self._views(high, come), self._tokens(come)):
-            return [], low, False
-        if come or any(r.is_prefill_chunk for r in high):  # their prompts need the step's tokens
+            return [], [], not starting
+        stay = low
+        if starting:  # the prompts of high ones need the step's tokens
             stay = [r for r in low if not r.is_prefill_chunk]
-            return stay, [r for r in low if r.is_prefill_chunk], False
-        return low, [], True
+        num_tokens = sum(map(_num_next, (*high, *come, *stay)))
+        num_tokens = min(num_tokens, self.max_num_scheduled_tokens)
+        if not self._gate.opens(now, self._views(high, come), num_tokens):
+            return [], low, False
+        return stay, [r for r in low if starting and r.is_prefill_chunk], not starting
 
     def _limit_low(self, now: float, num_high: int) -> None:
         """Let waiting low requests start only as far as the reserve allows."""
         if now - self._high_at > HOLD_S:
             return
-        kept = max(0, self._gate.options.reserve - num_high)
+        reserve = self._gate.options.reserve
+        if reserve is None:
+            reserve = self.max_num_running_reqs // 8
+        kept = max(0, reserve - num_high)
         starting = sum(not r.num_output_tokens for r in self.running)
         most = len(self.running) + max(0, STARTS - starting)
         pool = self.kv_cache_manager.block_pool
@@ -141,11 +150,11 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
             tokens = len(self.running) + START_TOKENS
             self.max_num_scheduled_tokens = min(self.max_num_scheduled_tokens, tokens)
 
-    def _waiting_high(self) -> list[Request]:
-        """Return the high requests that wait, next first."""
+    def _coming_high(self) -> list[Request]:
+        """Return the waiting high requests that vLLM can start now, next first."""
         if not self.waiting or not self._is_high(self.waiting.peek_request()):
             return []
-        return [r for r in self.waiting if self._is_high(r)]
+        return [r for r in self.waiting if self._is_high(r) and _can_start(r)]
 
     def _views(self, high: list[Request], come: list[Request]) -> list[High]:
         return [
@@ -156,10 +165,6 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
             )
             for r in (*high, *come)
         ]
-
-    def _tokens(self, come: list[Request]) -> int:
-        """Return about how many tokens a step of everybody has."""
-        return int(len(self.running) + sum(r.num_tokens for r in come))
 
     def _parted(self) -> tuple[list[Request], list[Request]]:
         """Return the high and the low ones of `running`."""
@@ -181,9 +186,26 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
 
     def _lacks_room(self, high: list[Request], come: list[Request]) -> bool:
         """Whether a high request would find no seat or no blocks."""
-        if len(self.running) + len(come) > self.max_num_running_reqs:
+        if not high and not come:
+            return False
+        if len(self.running) + len(come) > self.max_num_active_reqs:
             return True
         num_groups = len(self.kv_cache_config.kv_cache_groups)
-        blocks = len(high) + sum(-(-r.num_tokens // self.block_size) + 1 for r in come)
+        num_tokens = (_num_next(r) + self.num_lookahead_tokens for r in (*high, *come))
+        blocks = len(come) + sum(-(-n // self.block_size) for n in num_tokens)
+        kept: int = self.kv_cache_manager.watermark_blocks if come else 0
         free: int = self.kv_cache_manager.block_pool.get_num_free_blocks()
-        return bool(blocks * num_groups > free)
+        return bool(blocks * num_groups + kept > free)
+
+
+def _num_next(request: Request) -> int:
+    """Return how many tokens of a request the model has yet to see: one, or a prompt's rest."""
+    known = request.num_tokens_with_spec + request.num_output_placeholders
+    return int(known - request.num_computed_tokens)
+
+
+def _can_start(request: Request) -> bool:
+    """Whether vLLM would start it: no grammar is being compiled, none of its output on its way."""
+    if request.status == RequestStatus.WAITING_FOR_STRUCTURED_OUTPUT_GRAMMAR:
+        return request.structured_output_request.grammar is not None
+    return bool(request.drop_stale_output or not request.num_stale_output_tokens)

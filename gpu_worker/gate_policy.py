@@ -34,6 +34,8 @@ BURST = 4
 """Steps in a row that are granted at least: taking low requests in again costs the engine time."""
 FORGET = 0.98
 """Weight of the past at every new step time."""
+ROUNDING = 1e-12
+"""Relative variance of step sizes below which they are all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,8 @@ class GateOptions:
     tpot_s: float = 0.1
     margin: float = 0.9
     """How much of an objective `slo` uses up."""
-    reserve: int = 0
-    """Seats that low ones leave free while high ones come and go."""
+    reserve: int | None = None
+    """Seats that low ones leave free while high ones come and go; None: an eighth of them."""
 
 
 def gate_options(settings: Settings) -> GateOptions | None:
@@ -74,7 +76,7 @@ def gate_options(settings: Settings) -> GateOptions | None:
         high_priority=max(t.priority for t in tiers),
         ttft_s=min(ttfts, default=math.inf),
         tpot_s=min(tpots, default=math.inf),
-        reserve=settings.reserve_seats or 0,
+        reserve=settings.reserve_seats,
     )
 
 
@@ -118,7 +120,8 @@ class StepTime:
             return 0.0
         n, t = self._n / self._weight, self._t / self._weight
         variance = self._nn / self._weight - n * n
-        slope = (self._nt / self._weight - n * t) / variance if variance > 1e-9 else 0.0
+        is_known = variance > ROUNDING * n * n
+        slope = (self._nt / self._weight - n * t) / variance if is_known else 0.0
         return max(t + max(0.0, slope) * (num_tokens - n), 0.0)
 
 
@@ -163,6 +166,11 @@ class Gate:
     _owed: float = 0.0
     """What the floor owes low, in steps; negative: paid in advance."""
 
+    @property
+    def owes(self) -> bool:
+        """Whether the floor gives the next step to low requests."""
+        return self._owed + self.options.floor >= 1
+
     def opens(self, now: float, highs: Iterable[High], num_tokens: int) -> bool:
         """Whether low requests, `num_tokens` together with the high ones, join the next step."""
         self._owed += self.options.floor
@@ -186,6 +194,11 @@ class Gate:
             self._is_bursting = self._share >= 1 + ahead
             self._share -= self._is_bursting
         elif self.options.mode == "slo":
-            done_at = self.steps.done_at(now, num_tokens) + ahead * self.steps.time.of(num_tokens)
-            self._is_bursting = all(done_at <= high.due_at(self.options, ahead) for high in highs)
+            first_at = self.steps.done_at(now, num_tokens)
+            last_at = first_at + ahead * self.steps.time.of(num_tokens)
+            self._is_bursting = all(
+                first_at <= high.due_at(self.options)
+                and last_at <= high.due_at(self.options, ahead)
+                for high in highs
+            )
         return self._is_bursting

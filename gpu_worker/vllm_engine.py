@@ -22,7 +22,7 @@ from collections.abc import AsyncGenerator
 from concurrent.futures import Future
 from contextlib import aclosing
 from contextvars import ContextVar
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -228,9 +228,6 @@ def _add_gate(args: Namespace, settings: Settings) -> None:
     elif (release := _release()) not in GATED_RELEASES:
         _warn_ungated(f"it is not known to work with vLLM {release}")
     else:
-        reserve = args.max_num_seqs // 8 if args.max_num_seqs else options.reserve
-        if settings.reserve_seats is None:
-            options = replace(options, reserve=reserve)
         args.scheduler_cls = "gpu_worker.gate.GatedScheduler"
         args.additional_config = {**(args.additional_config or {}), GATE: asdict(options)}
 

@@ -5,6 +5,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from rq import Queue
@@ -41,6 +43,38 @@ def test_high_is_claimed_before_low_however_late_it_came(
     taken = claims_of(connection).take(4)
 
     assert ids(taken) == high + low[:2]
+
+
+SUBMIT = st.tuples(st.sampled_from(["premium", "batch"]), st.integers(1, 6))
+TAKE = st.tuples(st.integers(0, 8), st.integers(0, 5), st.integers(0, 5))
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.lists(SUBMIT | SUBMIT | TAKE, max_size=20))
+def test_no_low_job_is_claimed_while_a_high_one_waits_whatever_each_queue_may_give(
+    connection: Redis, submitter: Submitter, life: list[tuple[Any, ...]]
+) -> None:
+    connection.flushdb()
+    claims = claims_of(connection)
+    waiting: dict[str, list[str]] = {"high": [], "low": []}
+
+    for event in life:
+        if len(event) == 2:
+            tier, count = event
+            waiting["high" if tier == "premium" else "low"] += submit(submitter, tier, count)
+            continue
+        count, most_high, most_low = event
+        high = waiting["high"][: min(count, most_high)]
+        del waiting["high"][: len(high)]
+        low = [] if waiting["high"] else waiting["low"][: min(count - len(high), most_low)]
+        del waiting["low"][: len(low)]
+
+        assert ids(claims.take(count, most=[most_high, most_low])) == high + low
 
 
 def test_a_claimed_job_is_started_in_rqs_own_records(

@@ -19,6 +19,8 @@ from config.settings import SettingsError, load
         ("REDIS_URL", "http://127.0.0.1", "REDIS_URL must begin with redis://"),
         ("SLALOM_DASHBOARD_BIND", "0.0.0.0", "set SLALOM_DASHBOARD_PASSWORD"),
         ("SLALOM_VLLM_ARGS", "--model 'x", "SLALOM_VLLM_ARGS cannot be split"),
+        ("SLALOM_LOW_FLOOR", "1.5", "SLALOM_LOW_FLOOR: Input should be less than or equal to 1"),
+        ("SLALOM_RESERVE_SEATS", "-1", "SLALOM_RESERVE_SEATS: Input should be greater than or eq"),
     ],
 )
 def test_a_wrong_variable_is_named_with_its_fix(
@@ -30,6 +32,31 @@ def test_a_wrong_variable_is_named_with_its_fix(
         load()
 
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["off", "strict", "slo", "share:0", "share:0.25", "share:1", "share:1.0"]
+)
+def test_the_gate_has_four_modes(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("SLALOM_GATE", value)
+
+    assert load().gate == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["on", "Strict", "share", "share:", "share:2", "share:1.5", "share:-1", "share:0,5", "slo:1"],
+)
+def test_any_other_gate_is_refused_with_what_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("SLALOM_GATE", value)
+
+    with pytest.raises(SettingsError) as error:
+        load()
+
+    assert str(error.value).startswith(f"SLALOM_GATE: {value!r} cannot be used (")
+    assert "off, strict, slo, or share:N, the share of steps (0 to 1)" in str(error.value)
 
 
 def test_variables_in_the_env_file_are_checked_too(

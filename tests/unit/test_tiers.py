@@ -51,6 +51,8 @@ def test_the_shipped_table_routes_premium_high_and_the_rest_low() -> None:
         ("priority: 0 ", "priorty: 0 ", "priorty", "tiers.premium.priorty: unknown key"),
         ("[flex]", "[flex, auto]", "[flex, auto]", "'auto' already means 'standard'"),
         ("priority: 200", "priority: fast", "priority: fast", "tiers.batch.priority:"),
+        ("priority: 0 ", "priority: 150 ", "priority: 100", "tiers.standard.priority: must be ab"),
+        ("priority: 200", "priority: 0  # !", "# !", "tiers.batch.priority: must be above 0"),
         ("default_tier: standard", "default_tier: gold", "default_tier: gold", "no tier 'gold'"),
         ("  batch:", "  premium:", "  premium:", "tiers.premium: written twice"),
         ("scale_down_at: 8", "scale_down_at: 80", "scale_down_at: 80", "must be below scale_up_at"),
@@ -83,6 +85,17 @@ def test_a_fault_is_named_with_its_line_and_key(
         lines = path.read_text(encoding="utf-8").splitlines()
         expected = max(n for n, line in enumerate(lines, 1) if line == "  premium:")
     assert f"{path}:{expected}:" in message
+
+
+@pytest.mark.parametrize(("standard", "batch"), [(1, 1), (200, 1), (1, 200)])
+def test_tiers_of_one_queue_may_have_any_priorities_above_those_of_the_queue_before(
+    tmp_path: Path, standard: int, batch: int
+) -> None:
+    path = broken(tmp_path, "priority: 100", f"priority: {standard}")
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("priority: 200", f"priority: {batch}"), encoding="utf-8")
+
+    assert TierTable.load(path).tiers["batch"].priority == batch
 
 
 def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
