@@ -27,14 +27,20 @@ class Failed:
     failure: Failure
     exc_string: str
     error: BaseException
+    partial: dict[str, Any] | None = None
+    """The OpenAI response as far as it came, of a job that was cut off."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
     """The job's caller cancelled it while it ran."""
 
+    partial: dict[str, Any] | None = None
+
 
 Ending = Finished | Failed | Stopped
+Imposed = Failed | Stopped
+"""An ending that comes from outside."""
 
 
 class Killed(Exception):

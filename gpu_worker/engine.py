@@ -1,7 +1,8 @@
 """The engine seam: what the worker needs of an inference engine, and the errors it may see.
 
 An engine runs many OpenAI requests at once, in order of priority (smaller first), and says how full
-it is. `VLLMEngine` and `SimEngine` pass the same contract tests.
+it is. An aborted request hands over what there is of its output, and another run, in this engine or
+in another, goes on from there. `VLLMEngine` and `SimEngine` pass the same contract tests.
 
     EngineError            code: `scheduler.retry` decides by it
     ├── InvalidRequest     the caller's fault
@@ -16,6 +17,7 @@ from datetime import datetime
 from typing import Any, ClassVar, Protocol
 
 from scheduler.jobs import Request
+from scheduler.so_far import SoFar
 
 
 class EngineError(Exception):
@@ -60,7 +62,17 @@ class Response:
     body: dict[str, Any]
 
 
-Event = FirstToken | Response
+@dataclass(frozen=True, slots=True)
+class Aborted:
+    """What there was when the request was aborted; the last event of such a request."""
+
+    body: dict[str, Any] | None
+    """The OpenAI response as far as it came, `finish_reason` "abort"; None if there is none."""
+    so_far: SoFar | None
+    """What another run goes on from; None if it must start over."""
+
+
+Event = FirstToken | Response | Aborted
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +105,23 @@ class Engine(Protocol):
     is_gated: bool
     """Whether it keeps low requests from the seats and the steps of high ones."""
 
-    def run(self, request: Request, *, job_id: str, priority: int) -> AsyncGenerator[Event]:
-        """Yield the request's events, a Response last; closing the iterator aborts the request."""
+    @property
+    def num_tokens(self) -> int:
+        """Output tokens that were computed since the start."""
+        ...
+
+    def run(
+        self, request: Request, *, job_id: str, priority: int, so_far: SoFar | None = None
+    ) -> AsyncGenerator[Event]:
+        """Yield the request's events, last a Response, or Aborted; closing it ends the request.
+
+        With `so_far` only the rest is computed, and the answer is the same as without, wherever
+        that is exact; where it is not, or `so_far` is not of this request, it starts over.
+        """
+        ...
+
+    async def abort(self, job_id: str) -> bool:
+        """End a job's request now, with what there is; say whether it was inside."""
         ...
 
     def load(self) -> Load:

@@ -26,7 +26,7 @@ from gpu_worker.hooks import Webhooks
 from scheduler import keys
 from scheduler.claim import Claim
 from scheduler.finish import Success, holds, write
-from scheduler.jobs import FIRST_TOKEN_AT, FUNCTION, Failure
+from scheduler.jobs import FIRST_TOKEN_AT, FUNCTION, PARTIAL, Failure
 from scheduler.postpone import postpone
 from scheduler.retry import Again, Never, decide
 
@@ -142,6 +142,7 @@ class Finisher:
         job.started_at = job.started_at or claim.claimed_at
         self._worker.execution = _execution(claim, self._connection, self._worker.name)
         self._webhooks.take_over(job)
+        self._keep_partial(job, ended.ending)
         queue = self._worker.queue_class(
             claim.queue,
             connection=self._connection,
@@ -160,9 +161,15 @@ class Finisher:
                     self._stop(job, queue)
         finally:
             self._worker.execution = None
-        if claim.alone:  # it ended by itself: no suspect any more
-            self._connection.hdel(job.key, "suspect", "worker_deaths")
+        spent = ["suspect", "worker_deaths"] if claim.alone else []  # it ended by itself
+        self._connection.hdel(job.key, "resumed", *spent)
         self._connection.publish(keys.ENDED, job.id)
+
+    def _keep_partial(self, job: Job, ending: Ending) -> None:
+        """Write what there is of a job that was cut off; it is shown once the job has ended."""
+        match ending:
+            case Failed(partial=dict(body)) | Stopped(partial=dict(body)):
+                self._connection.hset(job.key, PARTIAL, job.serializer.dumps(body))
 
     def _succeed(self, job: Job, queue: Queue, value: object) -> None:
         job._result = value

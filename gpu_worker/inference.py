@@ -16,10 +16,11 @@ from rq.utils import utcformat
 from config.tiers import TierTable
 from gpu_worker.callables import Callables
 from gpu_worker.endings import Ending, Finished, failed_by, let_pass
-from gpu_worker.engine import Engine, EngineDead, FirstToken, InvalidRequest, Response
+from gpu_worker.engine import Aborted, Engine, EngineDead, FirstToken, InvalidRequest, Response
 from gpu_worker.limit import within
 from scheduler import promotion
 from scheduler.jobs import FIRST_TOKEN_AT, FUNCTION, Request
+from scheduler.so_far import SoFar
 
 
 def generate(request: Request) -> None:
@@ -38,11 +39,16 @@ class Runner:
     tiers: TierTable
     callables: Callables
 
-    async def run(self, job: Job) -> Ending:
-        """Return how `job` ended; raises EngineDead, and CancelledError when it is cancelled."""
+    async def run(self, job: Job, so_far: SoFar | None = None) -> Ending | Aborted:
+        """Return how `job` ended, or what there is of one that was aborted in the engine.
+
+        Raises EngineDead, and CancelledError when it is cancelled.
+        """
+        ending: Ending | Aborted
         try:
             limit_s = job.timeout or Queue.DEFAULT_TIMEOUT
-            ending: Ending = Finished(await within(limit_s, self._perform(job)))
+            outcome = await within(limit_s, self._perform(job, so_far))
+            ending = outcome if isinstance(outcome, Aborted) else Finished(outcome)
         except EngineDead:
             raise
         except BaseException as error:  # SystemExit too: a job must not end the worker
@@ -51,10 +57,25 @@ class Runner:
         job.ended_at = datetime.now(UTC)
         return ending
 
-    async def _perform(self, job: Job) -> Any:
+    async def _perform(self, job: Job, so_far: SoFar | None) -> Any:
         if job.func_name == FUNCTION:
-            return await _infer(job, self.engine, self.tiers)
+            return await self._infer(job, so_far)
         return _storable(job, await self.callables.call(job))
+
+    async def _infer(self, job: Job, so_far: SoFar | None) -> dict[str, Any] | Aborted:
+        """Return the OpenAI response, the instant of the first token noted in `job.meta`."""
+        priority = _priority(job, self.tiers)
+        events = self.engine.run(request_of(job), job_id=job.id, priority=priority, so_far=so_far)
+        async with aclosing(events):
+            async for event in events:
+                match event:
+                    case FirstToken(at):
+                        job.meta[FIRST_TOKEN_AT] = utcformat(at)
+                    case Response(body):
+                        return body
+                    case Aborted():
+                        return event
+        raise AssertionError("an engine's last event is a Response, or Aborted")
 
 
 def _storable(job: Job, value: Any) -> Any:
@@ -62,19 +83,6 @@ def _storable(job: Job, value: Any) -> Any:
     if not isinstance(value, Retry):
         job.serializer.dumps(value)
     return value
-
-
-async def _infer(job: Job, engine: Engine, tiers: TierTable) -> dict[str, Any]:
-    """Return the OpenAI response, the instant of the first token noted in `job.meta`."""
-    events = engine.run(request_of(job), job_id=job.id, priority=_priority(job, tiers))
-    async with aclosing(events):
-        async for event in events:
-            match event:
-                case FirstToken(at):
-                    job.meta[FIRST_TOKEN_AT] = utcformat(at)
-                case Response(body):
-                    return body
-    raise AssertionError("an engine's last event is a Response")
 
 
 def request_of(job: Job) -> Request:

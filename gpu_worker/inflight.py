@@ -1,27 +1,32 @@
 """Jobs in flight: claimed, not ended, one task each on the worker's event loop.
 
-A task ends in one of four ways: it passes its ending on; it is ended from outside, because its
-caller cancelled the job, its deadline passed or the worker got a kill-horse command, and passes
-that on; it is dropped, because the lease is lost or handed back, and passes on nothing; or the
-engine dies under it, and it is an orphan until the worker takes it back.
+A task ends in one of five ways: it passes its ending on; it is ended from outside (`end`), because
+its caller cancelled the job, its deadline passed or the worker got a kill-horse command, and passes
+that on, with the text so far; it is aborted because the worker must stop, and what it has so far
+goes back with it (`abort_all`); it is dropped, because the lease is lost, and passes on nothing; or
+the engine dies under it, and it is an orphan until the worker takes it back.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from rq.job import Job
-
-from gpu_worker.endings import Ending, Stopped, expired, killed
-from gpu_worker.engine import EngineDead
+from gpu_worker.endings import Ending, Imposed, Stopped, expired, killed
+from gpu_worker.engine import Aborted, EngineDead
 from gpu_worker.hooks import Hooks
 from gpu_worker.inference import Runner
 from scheduler.claim import Claim
 
 logger = logging.getLogger(__name__)
+
+ABORT_S = 2.0
+"""How long the engine has to hand over what a job has so far; then it is cancelled without."""
+
+Task = asyncio.Task[Ending | Aborted]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +47,10 @@ class Inflight:
         self._show_descriptions = show_descriptions
         self._hooks = hooks
         self._tell = tell
-        self._jobs: dict[str, tuple[Claim, asyncio.Task[Ending]]] = {}
-        self._imposed: dict[str, Ending | None] = {}
+        self._jobs: dict[str, tuple[Claim, Task]] = {}
+        self._imposed: dict[str, Imposed | None] = {}
         """Endings from outside, by execution; None once it takes its course."""
+        self._aborts: set[asyncio.Task[None]] = set()
         self._orphans: dict[str, Claim] = {}
         self._changed = asyncio.Event()
 
@@ -76,22 +82,33 @@ class Inflight:
         """Run a job that was just claimed."""
         claim.job.ended_at = None  # an earlier attempt's
         self._log(claim)
-        self._start(claim, self._run(claim.job))
+        self._start(claim, self._run(claim))
 
     def stop(self, job_id: str) -> None:
-        """Abort a job that its caller cancelled; unknown ids are somebody else's."""
+        """End a job that its caller cancelled; unknown ids are somebody else's."""
         for claim in self.claims:
             if claim.job.id == job_id:
-                self._impose(claim, Stopped())
+                self.end(claim, Stopped())
 
     def expire(self, claim: Claim) -> None:
-        """Abort a job whose deadline has passed."""
-        self._impose(claim, expired(claim.deadlines))
+        """End a job whose deadline has passed."""
+        self.end(claim, expired(claim.deadlines))
 
     def kill_all(self) -> None:
         """Fail every job."""
         for claim in self.claims:
-            self._impose(claim, killed())
+            self.end(claim, killed())
+
+    def end(self, claim: Claim, ending: Imposed) -> None:
+        """Abort a job, and let `ending` take its course, with the text so far, unless another does.
+
+        A job that just ends by itself, does.
+        """
+        entry = self._jobs.get(claim.execution_id)
+        if entry and self._imposed.setdefault(claim.execution_id, ending) is ending:
+            abort = asyncio.get_running_loop().create_task(self._abort([entry]))
+            self._aborts.add(abort)
+            abort.add_done_callback(self._aborts.discard)
 
     def drop(self, claim: Claim) -> None:
         """Abort a job and write nothing of it."""
@@ -104,9 +121,13 @@ class Inflight:
             self._changed.clear()
             await self._changed.wait()
 
-    async def drop_all(self) -> list[Claim]:
-        """Abort every job and return their claims."""
-        return await self._drop(self.claims)
+    async def abort_all(self) -> list[Claim]:
+        """Abort every job; return the claims of those that had not ended, with what they have."""
+        jobs = list(self._jobs.values())
+        for claim, _ in jobs:
+            self._imposed.pop(claim.execution_id, None)
+        await self._abort(jobs)
+        return [left for claim, task in jobs if (left := _left(claim, task))]
 
     async def orphans(self, job_ids: frozenset[str]) -> list[Claim]:
         """Abort these jobs; return their claims and those of all whom the engine died under."""
@@ -120,6 +141,23 @@ class Inflight:
             del self._orphans[claim.execution_id]
         self._changed.set()
         self._tell.left()
+
+    async def _abort(self, jobs: list[tuple[Claim, Task]]) -> None:
+        """End tasks: in the engine, for what there is; those not inside, and late ones, without."""
+
+        async def leave_engine(claim: Claim, task: Task) -> None:
+            if await self._runner.engine.abort(claim.job.id):
+                await asyncio.wait({task})
+            else:
+                task.cancel()
+
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ABORT_S):
+                leaving = (leave_engine(claim, task) for claim, task in jobs)
+                await asyncio.gather(*leaving, return_exceptions=True)
+        for _, task in jobs:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in jobs), return_exceptions=True)
 
     async def _drop(self, claims: list[Claim]) -> list[Claim]:
         """Abort jobs, and return their claims once the last of them is gone."""
@@ -137,32 +175,30 @@ class Inflight:
             extra["description"] = str(claim.job.description)
         logger.debug("job claimed", extra=extra)
 
-    async def _run(self, job: Job) -> Ending:
-        return await self._hooks.run(job, await self._runner.run(job))
+    async def _run(self, claim: Claim) -> Ending | Aborted:
+        outcome = await self._runner.run(claim.job, claim.so_far)
+        if isinstance(outcome, Aborted):
+            return outcome
+        return await self._hooks.run(claim.job, outcome)
 
-    def _start(self, claim: Claim, course: Coroutine[Any, Any, Ending]) -> None:
+    def _start(self, claim: Claim, course: Coroutine[Any, Any, Ending | Aborted]) -> None:
         task = asyncio.get_running_loop().create_task(course)
         task.add_done_callback(partial(self._on_done, claim))
         self._jobs[claim.execution_id] = (claim, task)
 
-    def _impose(self, claim: Claim, ending: Ending) -> None:
-        """Abort a job, and let `ending` take its course, unless another does already."""
-        if self._imposed.setdefault(claim.execution_id, ending) is ending:
-            self.drop(claim)
-
-    def _on_done(self, claim: Claim, task: asyncio.Task[Ending]) -> None:
-        if task.cancelled() and (ending := self._imposed.get(claim.execution_id)):
+    def _on_done(self, claim: Claim, task: Task) -> None:
+        outcome = _outcome(task)
+        if isinstance(outcome, Aborted) and (ending := self._imposed.get(claim.execution_id)):
             self._imposed[claim.execution_id] = None
+            ending = replace(ending, partial=outcome.body)
             self._start(claim, self._hooks.run(claim.job, ending))
             return
         del self._jobs[claim.execution_id]
         self._imposed.pop(claim.execution_id, None)
-        if task.cancelled():
-            pass
-        elif error := task.exception():
-            self._on_error(claim, error)
-        else:
-            self._tell.ended(claim, task.result())
+        if isinstance(outcome, BaseException):
+            self._on_error(claim, outcome)
+        elif not isinstance(outcome, Aborted):
+            self._tell.ended(claim, outcome)
         self._changed.set()
         self._tell.left()
 
@@ -172,3 +208,21 @@ class Inflight:
         else:  # a fault of ours: another worker may do better once the lease has expired
             extra = {"event": "job.lost", "job_id": claim.job.id}
             logger.error("job lost by its worker", extra=extra, exc_info=error)
+
+
+def _outcome(task: Task) -> Ending | Aborted | BaseException:
+    """Return how a task ended; one that was cancelled is one that was aborted with nothing."""
+    if task.cancelled():
+        return Aborted(None, None)
+    return task.exception() or task.result()
+
+
+def _left(claim: Claim, task: Task) -> Claim | None:
+    """Return what to hand back of a job that was aborted; None if it ended by itself.
+
+    The engine that did not say what it has, had at least what it was given.
+    """
+    if task.cancelled():
+        return claim
+    outcome = _outcome(task)
+    return replace(claim, so_far=outcome.so_far) if isinstance(outcome, Aborted) else None

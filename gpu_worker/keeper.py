@@ -13,8 +13,9 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
-from gpu_worker.engine import Engine, EngineDead, EngineStartError, Event, Health, Load
+from gpu_worker.engine import Engine, EngineDead, EngineStartError, Event, Health, Load, Response
 from scheduler.jobs import Request
+from scheduler.so_far import SoFar
 
 logger = logging.getLogger(__name__)
 
@@ -46,17 +47,25 @@ class Keeper:
         self.kind = engine.kind
         self.is_gated = engine.is_gated
 
-    async def run(self, request: Request, *, job_id: str, priority: int) -> AsyncGenerator[Event]:
+    @property
+    def num_tokens(self) -> int:
+        """Output tokens that the present engine has computed."""
+        return self._engine.num_tokens
+
+    async def run(
+        self, request: Request, *, job_id: str, priority: int, so_far: SoFar | None = None
+    ) -> AsyncGenerator[Event]:
         """Yield the events of `request`, from this engine or from the next."""
         await self._is_up.wait()
         this_run = object()
         self._inside[this_run] = job_id
         try:
-            events = self._engine.run(request, job_id=job_id, priority=priority)
+            events = self._engine.run(request, job_id=job_id, priority=priority, so_far=so_far)
             async with aclosing(events):
                 async for event in events:
+                    if isinstance(event, Response):
+                        self._failures = 0
                     yield event
-            self._failures = 0
         except EngineDead:
             self._is_up.clear()
             self._died.set()
@@ -64,6 +73,10 @@ class Keeper:
         finally:
             if not self._died.is_set():
                 self._inside.pop(this_run, None)
+
+    async def abort(self, job_id: str) -> bool:
+        """Abort a job's request; False for one that waits for the next engine."""
+        return self._is_up.is_set() and await self._engine.abort(job_id)
 
     def load(self) -> Load:
         """Return how full the engine is."""

@@ -2,7 +2,7 @@
 
 Every step gives each seated request one token and takes `STEP_S + SEQUENCE_S * running` seconds; a
 free seat goes to the waiting request with the smallest (priority, arrival). A prompt counts one
-token per four characters. Every answer says that it is simulated.
+token per four characters. Every answer says that it is simulated, and its tokens are zeros.
 
 A body with `"simulate": "crash"` kills the engine at its first step, one with `"simulate": "hang"`
 stops all steps: what a poisonous request does to a real engine.
@@ -11,6 +11,7 @@ stops all steps: what a poisonous request does to a real engine.
 import asyncio
 import heapq
 import itertools
+import logging
 import math
 import time
 from collections.abc import AsyncGenerator
@@ -20,6 +21,7 @@ from typing import Any
 
 from config.settings import Settings
 from gpu_worker.engine import (
+    Aborted,
     EngineDead,
     Event,
     FirstToken,
@@ -29,6 +31,9 @@ from gpu_worker.engine import (
     Response,
 )
 from scheduler.jobs import Request
+from scheduler.so_far import SoFar
+
+logger = logging.getLogger(__name__)
 
 STEP_S = 0.004
 SEQUENCE_S = 0.0001
@@ -43,7 +48,7 @@ _KINDS = {
 
 @dataclass(eq=False)
 class _Sequence:
-    """One request in the engine, and how many tokens it still lacks."""
+    """One request in the engine, and how many tokens it has."""
 
     prompt_tokens: int
     max_tokens: int
@@ -52,7 +57,23 @@ class _Sequence:
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     first_token_at: datetime | None = None
     num_tokens: int = 0
-    aborted: bool = False
+    is_cut: bool = False
+    """Whether it ends with what there is."""
+    gone: bool = False
+    """Whether no step may work on it any more."""
+
+    def cut(self) -> None:
+        self.is_cut = self.gone = True
+        self.first_token.set()
+        self.finished.set()
+
+    @property
+    def text(self) -> str:
+        return _text(self.num_tokens)
+
+    @property
+    def so_far(self) -> SoFar | None:
+        return SoFar((0,) * self.num_tokens, self.text) if self.num_tokens else None
 
 
 class SimEngine:
@@ -65,6 +86,8 @@ class SimEngine:
         self.model = model
         self.seats = seats
         self.max_model_len = max_model_len
+        self.num_tokens = 0
+        self._inside: dict[_Sequence, str] = {}
         self._running: list[_Sequence] = []
         self._waiting: list[tuple[int, int, _Sequence]] = []
         self._arrivals = itertools.count()
@@ -78,27 +101,44 @@ class SimEngine:
         """Return a ready engine."""
         return cls(model=settings.served_model)
 
-    async def run(self, request: Request, *, job_id: str, priority: int) -> AsyncGenerator[Event]:
+    async def run(
+        self, request: Request, *, job_id: str, priority: int, so_far: SoFar | None = None
+    ) -> AsyncGenerator[Event]:
         """Yield the events of `request`."""
         self._raise_if_dead()
         sequence = self._sequence(request)
+        if so_far:
+            _go_on(sequence, so_far, job_id)
+        if not self._inside:
+            self._moved_at = time.monotonic()
+        self._inside[sequence] = job_id
         heapq.heappush(self._waiting, (priority, next(self._arrivals), sequence))
         self._work.set()
         try:
             await sequence.first_token.wait()
             self._raise_if_dead()
-            assert sequence.first_token_at
-            yield FirstToken(sequence.first_token_at)
+            if sequence.first_token_at:
+                yield FirstToken(sequence.first_token_at)
             await sequence.finished.wait()
             self._raise_if_dead()
-            yield Response(self._response(request, sequence, job_id))
+            body = self._response(request, sequence, job_id)
+            yield Aborted(body, sequence.so_far) if sequence.is_cut else Response(body)
         finally:
-            sequence.aborted = True
+            sequence.gone = True
+            del self._inside[sequence]
+
+    async def abort(self, job_id: str) -> bool:
+        """End a job's request with what there is."""
+        inside = [sequence for sequence, job in self._inside.items() if job == job_id]
+        for sequence in inside:
+            if not sequence.finished.is_set():
+                sequence.cut()
+        return bool(inside)
 
     def load(self) -> Load:
         """Return how full the engine is now."""
-        waiting = sum(not sequence.aborted for _, _, sequence in self._waiting)
-        return Load(running=len(self._running), waiting=waiting)
+        waiting = sum(not sequence.gone for _, _, sequence in self._waiting)
+        return Load(running=sum(not s.gone for s in self._running), waiting=waiting)
 
     def health(self) -> Health:
         """Return whether it lives and moves."""
@@ -138,16 +178,19 @@ class SimEngine:
             raise EngineDead("a simulated crash")
 
     def _seat(self) -> None:
-        self._running = [s for s in self._running if not s.aborted]
+        self._running = [s for s in self._running if not s.gone]
         while self._waiting and len(self._running) < self.seats:
             sequence = heapq.heappop(self._waiting)[2]
-            if not sequence.aborted:
+            if not sequence.gone:
                 self._running.append(sequence)
 
     def _step(self) -> None:
         for sequence in self._running:
+            if sequence.gone:
+                continue
+            self.num_tokens += 1
             sequence.num_tokens += 1
-            if sequence.num_tokens == 1:
+            if not sequence.first_token_at:
                 sequence.first_token_at = datetime.now(UTC)
                 sequence.first_token.set()
             if sequence.num_tokens >= sequence.max_tokens:
@@ -174,24 +217,38 @@ class SimEngine:
 
     def _response(self, request: Request, sequence: _Sequence, job_id: str) -> dict[str, Any]:
         prefix, kind = _KINDS[request["endpoint"]]
-        text = f"[simulated: {sequence.num_tokens} tokens]"
         said = (
-            {"message": {"role": "assistant", "content": text}}
+            {"message": {"role": "assistant", "content": sequence.text}}
             if prefix == "chatcmpl"
-            else {"text": text}
+            else {"text": sequence.text}
         )
+        finish_reason = "abort" if sequence.is_cut else "length"
         return {
             "id": f"{prefix}-{job_id}",
             "object": kind,
             "created": int(time.time()),
             "model": self.model,
-            "choices": [{"index": 0, "finish_reason": "length", **said}],
+            "choices": [{"index": 0, "finish_reason": finish_reason, **said}],
             "usage": {
                 "prompt_tokens": sequence.prompt_tokens,
                 "completion_tokens": sequence.num_tokens,
                 "total_tokens": sequence.prompt_tokens + sequence.num_tokens,
             },
         }
+
+
+def _text(num_tokens: int) -> str:
+    return f"[simulated: {num_tokens} tokens]"
+
+
+def _go_on(sequence: _Sequence, so_far: SoFar, job_id: str) -> None:
+    """Let a sequence begin with the tokens of an earlier run, if they are this engine's."""
+    num_tokens = len(so_far.token_ids)
+    if so_far.text == _text(num_tokens) and num_tokens < sequence.max_tokens:
+        sequence.num_tokens = num_tokens
+    else:
+        extra = {"event": "so_far.unfit", "job_id": job_id}
+        logger.warning("what a job has so far does not fit: it starts over", extra=extra)
 
 
 def _prompt_text(body: dict[str, Any]) -> str:

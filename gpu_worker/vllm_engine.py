@@ -5,8 +5,8 @@ Chat templates, sampling, tools, structured outputs and log probabilities are vL
 so the operator's win. Scheduling is by priority. The step loop runs in a process of vLLM's own
 (EngineCore); this one renders prompts and collects outputs.
 
-Paths inside vLLM move between releases: they are all in this module, and `tests/contract` holds
-them.
+Paths inside vLLM move between releases: they are all in this module and `vllm_runs`, and
+`tests/contract` holds them.
 """
 
 import asyncio
@@ -20,10 +20,7 @@ import time
 from argparse import Namespace
 from collections.abc import AsyncGenerator
 from concurrent.futures import Future
-from contextlib import aclosing
-from contextvars import ContextVar
 from dataclasses import asdict
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +31,7 @@ import psutil
 
 from config.settings import ROOT, Settings
 from gpu_worker.engine import (
+    Aborted,
     EngineDead,
     EngineFailure,
     EngineStartError,
@@ -45,7 +43,9 @@ from gpu_worker.engine import (
     Response,
 )
 from gpu_worker.gate_policy import gate_options
+from gpu_worker.vllm_runs import Run, current_run, make_llm
 from scheduler.jobs import Request
+from scheduler.so_far import SoFar
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class VLLMEngine:
     def __init__(self, llm: Any, state: Any, model: str) -> None:
         self.llm = llm
         self._endpoints = _endpoints(state)
-        self._running = 0
+        self._runs: set[Run] = set()
         self._moved_at = time.monotonic()
         config = llm.vllm_config
         self.model = model
@@ -111,46 +111,73 @@ class VLLMEngine:
         settle()
         return cls(llm, state, settings.served_model)
 
-    async def run(self, request: Request, *, job_id: str, priority: int) -> AsyncGenerator[Event]:
+    @property
+    def num_tokens(self) -> int:
+        """Output tokens that came since the start."""
+        return int(self.llm.steps.num_tokens)
+
+    async def run(
+        self, request: Request, *, job_id: str, priority: int, so_far: SoFar | None = None
+    ) -> AsyncGenerator[Event]:
         """Yield the events of `request`."""
-        parse, serve = self._endpoint(request["endpoint"])
-        body = {**request["body"], "priority": priority, "request_id": job_id, "stream": False}
-        first_token: list[datetime] = []
-        _first_token.set(first_token)
-        if not self._running:
+        run = Run(job_id, so_far if _has_one_prompt(request) else None)
+        current_run.set(run)
+        if not self._runs:
             self._moved_at = time.monotonic()
-        self._running += 1
+        self._runs.add(run)
+        body: dict[str, Any] | None = None
         try:
-            response = await serve(_validated(parse, body), None)
-            _raise_if_cancelled()
-            answer = _checked(response)
+            body = await self._serve(request, run, priority)
         except (InvalidRequest, EngineFailure):
-            raise
-        except Exception as error:
-            raise self._as_engine_error(error) from error
+            if not run.was_cut:  # else the serving layer made nothing of half an output
+                raise
         finally:
-            self._running -= 1
-        if first_token:
-            yield FirstToken(min(first_token))
-        yield Response(answer)
+            self._runs.discard(run)
+            current_run.set(None)
+        if run.first_token_at:
+            yield FirstToken(run.first_token_at)
+        if body is None or run.was_cut:
+            yield Aborted(body, run.so_far)
+        else:
+            yield Response(body)
+
+    async def abort(self, job_id: str) -> bool:
+        """Have vLLM end a job's request: its last output then has what there is."""
+        runs = [run for run in self._runs if run.job_id == job_id]
+        for run in runs:
+            run.is_aborted = True
+            await self.llm.abort(run.request_ids)
+        return bool(runs)
 
     def load(self) -> Load:
         """Return how full the engine is now."""
-        return Load(
-            running=min(self._running, self.seats), waiting=max(0, self._running - self.seats)
-        )
+        inside = len(self._runs)
+        return Load(running=min(inside, self.seats), waiting=max(0, inside - self.seats))
 
     def health(self) -> Health:
         """Return whether EngineCore lives and sends steps."""
         moved_at = max(self._moved_at, self.llm.steps.last_at)
         return Health(
             alive=not self.llm.errored,
-            stalled_s=time.monotonic() - moved_at if self._running else 0.0,
+            stalled_s=time.monotonic() - moved_at if self._runs else 0.0,
         )
 
     async def stop(self) -> None:
         """End EngineCore; returns when its processes are gone."""
         await asyncio.to_thread(self.llm.shutdown, timeout=5.0)
+
+    async def _serve(self, request: Request, run: Run, priority: int) -> dict[str, Any]:
+        """Return the OpenAI response; raises the seam's errors."""
+        parse, serve = self._endpoint(request["endpoint"])
+        fields = {"priority": priority, "request_id": run.job_id, "stream": False}
+        try:
+            response = await serve(_validated(parse, {**request["body"], **fields}), None)
+            _raise_if_cancelled()
+            return _checked(response)
+        except (InvalidRequest, EngineFailure):
+            raise
+        except Exception as error:
+            raise self._as_engine_error(error) from error
 
     def _endpoint(self, endpoint: str) -> tuple[Any, Any]:
         try:
@@ -179,7 +206,7 @@ async def _load_apart(settings: Settings) -> tuple[Namespace, Any]:
         try:
             prepare_environment(settings)
             args = parse_flags(settings)
-            made.set_result((args, _timed_llm(args)))
+            made.set_result((args, make_llm(args)))
         except BaseException as error:
             made.set_exception(error)
 
@@ -247,71 +274,6 @@ def _release() -> str:
     return "unknown"
 
 
-_first_token: ContextVar[list[datetime] | None] = ContextVar("_first_token", default=None)
-"""Where the requests of the current task note when their first token came."""
-
-
-def _timed_llm(args: Namespace) -> Any:
-    """Return an AsyncLLM that notes first tokens, which the serving objects do not pass on.
-
-    It keeps statistics, which tell of first tokens.
-    """
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.v1.engine.async_llm import AsyncLLM
-
-    class TimedLLM(AsyncLLM):
-        steps = _Steps()
-
-        async def generate(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any]:
-            noted = _first_token.get()
-            async with aclosing(super().generate(*args, **kwargs)) as outputs:
-                async for output in outputs:
-                    stats = output.metrics
-                    if noted is not None and stats is not None and stats.first_token_latency > 0:
-                        noted.append(
-                            datetime.fromtimestamp(
-                                stats.arrival_time + stats.first_token_latency, UTC
-                            )
-                        )
-                    yield output
-
-        def __del__(self) -> None:
-            """Do nothing: `stop` has shut it down, and AsyncLLM's own fails at interpreter exit."""
-
-    args.disable_log_stats = True
-    engine_args = AsyncEngineArgs.from_cli_args(args)
-    return TimedLLM.from_engine_args(engine_args, stat_loggers=[_step_clock(TimedLLM.steps)])
-
-
-class _Steps:
-    """When the last step's outputs came (monotonic clock)."""
-
-    last_at = 0.0
-
-
-def _step_clock(steps: _Steps) -> type:
-    """Return what vLLM takes for its Prometheus logger, which would cost a tenth of this process.
-
-    It must be a subclass of that, or vLLM adds the original.
-    """
-    from vllm.v1.metrics.loggers import PrometheusStatLogger
-
-    class StepClock(PrometheusStatLogger):
-        def __init__(self, *_: Any, **__: Any) -> None:
-            """Keep nothing."""
-
-        def record(self, *_: Any, **__: Any) -> None:
-            """Note that a step was made."""
-            steps.last_at = time.monotonic()
-
-        def _ignore(self, *_: Any, **__: Any) -> None:
-            """Keep nothing."""
-
-        log_engine_initialized = record_admission_rejection = record_sleep_state = _ignore
-
-    return StepClock
-
-
 def _parser() -> Any:
     try:
         from vllm.entrypoints.launchers.cli_args import make_arg_parser
@@ -341,6 +303,14 @@ def _endpoints(state: Any) -> dict[str, tuple[Any, Any]]:
     if completion := getattr(state, "openai_serving_completion", None):
         endpoints["/v1/completions"] = (CompletionRequest, completion.create_completion)
     return endpoints
+
+
+def _has_one_prompt(request: Request) -> bool:
+    """Whether there is one prompt: a conversation, a text, or a list of token ids."""
+    match request["body"].get("prompt"):
+        case [first, *_]:
+            return isinstance(first, int)
+    return True
 
 
 def _raise_if_cancelled() -> None:

@@ -8,10 +8,10 @@ heartbeat, counts, commands) is kept. Side by side run the claiming, the finishi
 the keeping of the engine, and one task per job in flight.
 
 Signals: TERM, INT or HUP once drains (claim nothing, finish what is in flight for up to `drain_s`,
-hand back the rest uncharged, exit 0); a second one hands back at once, unless it is an INT within a
-second of the first. SIGKILL: the leases expire and `scheduler.rescue` takes over. A dead engine is
-replaced, and what was inside it goes back to its queues; one that cannot be replaced ends the
-worker with status 1.
+hand back the rest uncharged, with what it has so far, exit 0); a second one hands back at once,
+unless it is an INT within a second of the first. SIGKILL: the leases expire and `scheduler.rescue`
+takes over. A dead engine is replaced, and what was inside it goes back to its queues; one that
+cannot be replaced ends the worker with status 1.
 """
 
 import asyncio
@@ -123,6 +123,8 @@ class GPUWorker(Worker):
             await self._serve(settings, until)
             return self._claiming.num_claimed > 0
         finally:
+            extra = {"event": "engine.stopped", "num_tokens": engine.num_tokens}
+            logger.info("engine stopped", extra=extra)
             await engine.stop()
 
     async def _first_engine(self, settings: Settings) -> Engine | None:
@@ -361,7 +363,7 @@ class GPUWorker(Worker):
     async def _drain(self, drain_s: float | None) -> None:
         """Finish what is in flight for up to `drain_s` (None: however long), hand back the rest."""
         await self._unless_forced(self._inflight.until_empty(), drain_s)
-        await self._hand_back(await self._inflight.drop_all())
+        await self._hand_back(await self._inflight.abort_all())
         if not self._failure:
             await self._unless_forced(self._finisher.settle(), drain_s)
 
@@ -384,7 +386,9 @@ class GPUWorker(Worker):
             extra = {"event": "worker.not_released", "jobs": len(claims), "error": error}
             logger.warning("jobs not handed back", extra=extra)
         else:
-            logger.info("jobs handed back", extra={"event": "worker.released", "jobs": released})
+            so_far = sum(claim.so_far is not None for claim in claims)
+            extra = {"event": "worker.released", "jobs": released, "with_output": so_far}
+            logger.info("jobs handed back", extra=extra)
 
     async def _in_thread(self, call: Any, *args: Any) -> Any:
         return await self._loop.run_in_executor(self._redis_thread, call, *args)

@@ -1,10 +1,11 @@
 """Claim, renew, release: a worker's rights to jobs, each one atomic script.
 
 A claim grants a lease on each job; heartbeats renew it; `scheduler.rescue` takes the job back once
-it has expired. There is no instant in which a claimed job is in no list: leaving the queue and
-entering the started registry are one step inside Redis. When the reply to a claim is lost, what it
-may have taken is found by the prefix of its executions and put back before the next claim; hence
-the client of `Claims` must not repeat commands by itself.
+it has expired; a release hands it back, with what it has so far. There is no instant in which a
+claimed job is in no list: leaving the queue and entering the started registry are one step inside
+Redis. When the reply to a claim is lost, what it may have taken is found by the prefix of its
+executions and put back before the next claim; hence the client of `Claims` must not repeat commands
+by itself.
 
 A suspect, a job that was in flight when a worker or an engine died, is claimed alone. One that is
 past its deadline is never claimed: `scheduler.expiry`.
@@ -23,8 +24,9 @@ from rq.job import Job
 from rq.serializers import JSONSerializer
 from rq.utils import utcformat
 
-from scheduler import keys, promotion
+from scheduler import keys, promotion, so_far
 from scheduler.deadlines import NONE, Deadlines
+from scheduler.so_far import SoFar
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ class Claim:
     alone: bool = False
     """Whether the job is a suspect, which nothing may run beside."""
     deadlines: Deadlines = NONE
+    so_far: SoFar | None = None
+    """What an engine has of its output; None: it starts over."""
 
 
 @dataclass(slots=True)
@@ -112,14 +116,16 @@ class Claims:
         deadlines = Deadlines.of_record(record)
         _restore(job, record)
         queue = self.queues[cast(int, place) - 1]
-        return Claim(job, _text(execution), queue, now, bool(alone), deadlines)
+        kept = record.get(b"so_far")
+        before = so_far.loads(kept, job_id=job.id) if kept else None
+        return Claim(job, _text(execution), queue, now, bool(alone), deadlines, before)
 
     def _put_back_unanswered(self) -> None:
         """Release what earlier claims took and never told us of."""
         while self._unanswered:
             prefix = next(iter(self._unanswered))
             for queue in self.queues:
-                self._release([(queue, *ids) for ids in self._executions(queue, prefix)])
+                self._release([(queue, *ids, "") for ids in self._executions(queue, prefix)])
             self._unanswered.discard(prefix)
 
     def _executions(self, queue: str, prefix: str) -> list[tuple[str, str]]:
@@ -142,12 +148,22 @@ class Claims:
         return [cast(Verdict, _text(verdict)) for verdict in reply]
 
     def release(self, claims: Sequence[Claim]) -> int:
-        """Put jobs back in front of their queues, uncharged; return how many were still ours."""
-        return self._release([(c.queue, c.job.id, c.execution_id) for c in claims])
+        """Put jobs back in front of their queues, uncharged; return how many were still ours.
 
-    def _release(self, executions: Sequence[tuple[str, str, str]]) -> int:
-        args = [part for execution in executions for part in execution]
-        return int(keys.script(self.connection, "release")(args=args)) if args else 0
+        The next claim finds in each what it has so far.
+        """
+        return self._release(
+            [
+                (c.queue, c.job.id, c.execution_id, so_far.dumps(c.so_far, job_id=c.job.id))
+                for c in claims
+            ]
+        )
+
+    def _release(self, executions: Sequence[tuple[str, str, str, str]]) -> int:
+        if not executions:
+            return 0
+        args = [so_far.MOST_RESUMED, *(part for execution in executions for part in execution)]
+        return int(keys.script(self.connection, "release")(args=args))
 
 
 def _restore(job: Job, fields: dict[bytes, bytes]) -> None:

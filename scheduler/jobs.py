@@ -9,6 +9,7 @@ RQ's statuses are the truth; the API's words are mapped here and nowhere else:
     canceled, stopped                    -> canceled      failed past its deadline -> expired
 """
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypedDict
@@ -22,6 +23,8 @@ from scheduler.deadlines import DatedJob, Deadlines, of_job
 
 FUNCTION = "gpu_worker.generate"
 FIRST_TOKEN_AT = "first_token_at"
+PARTIAL = "partial"
+"""Field of a job that was cut off while it ran: its response as far as it came."""
 
 EXPIRED = "expired"
 
@@ -112,7 +115,7 @@ def view(job: Job) -> JobView:
         first_token_at=_instant(meta.get(FIRST_TOKEN_AT)),
         finished_at=job.ended_at if status in ENDED else None,
         request=_request(job),
-        response=result.return_value if result and status == "succeeded" else None,
+        response=result.return_value if result and status == "succeeded" else _partial(job, status),
         failure=cause,
         metadata=meta.get("metadata") or {},
         deadlines=of_job(job),
@@ -121,6 +124,17 @@ def view(job: Job) -> JobView:
 
 def _instant(value: str | None) -> datetime | None:
     return datetime.fromisoformat(value) if value else None
+
+
+def _partial(job: Job, status: Status) -> Any:
+    """Return the response of a job that was cut off; None of any other."""
+    if status not in {"canceled", "failed", "expired"}:
+        return None
+    stored = job.connection.hget(job.key, PARTIAL)
+    try:
+        return json.loads(stored) if stored else None
+    except ValueError:
+        return None
 
 
 def _request(job: Job) -> Request | None:

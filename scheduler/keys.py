@@ -15,10 +15,13 @@ RQ's (written as RQ would; `tests/contract` compares):
 
 Fields of our own in `rq:job:{job}`, gone once it has succeeded: `attempts` (how often it was
 started), `worker_deaths` (how many of them died) and `suspect` (1 from the first death on),
-`stop_requested` (1 once a caller cancelled it), `promoted` (1 once it was moved to the front).
-`attempts` stands in a record, 0 even, if and only if the job has started since it was submitted or
-replayed. Its deadlines stay: `start_by`, `finish_by`, `deadline_since`, and `promote_at`, from when
-on it may be promoted (all epoch s).
+`stop_requested` (1 once a caller cancelled it), `promoted` (1 once it was moved to the front),
+`so_far` (JSON, what it has of its output while it waits after a hand-back) and `resumed` (how often
+it went on from that): `scheduler.so_far`. One that was cut off while it ran has `partial`, the JSON
+of its OpenAI response as far as it came, until it is claimed again. `attempts` stands in a record,
+0 even, if and only if the job has started since it was submitted or replayed. Its deadlines stay:
+`start_by`, `finish_by`, `deadline_since`, and `promote_at`, from when on it may be promoted (all
+epoch s).
 
 Ours:
 
@@ -33,8 +36,8 @@ Jobs leave the two zsets when they succeed or are cancelled; what ended otherwis
 its turn to be looked at comes.
 """
 
-from collections.abc import Callable
-from functools import cache, partial
+from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -97,5 +100,12 @@ def _script(name: str) -> Script:
 
 
 def script(connection: Redis, name: str) -> Callable[..., Any]:
-    """Return the script `lua/{name}.lua`; called with keys and args, it runs on `connection`."""
-    return partial(_script(name), client=connection)
+    """Return the script `lua/{name}.lua`, to be called with keys, args and perhaps a client.
+
+    Without a client it runs on `connection`.
+    """
+
+    def run(keys: Sequence[Any] = (), args: Sequence[Any] = (), client: Redis | None = None) -> Any:
+        return _script(name)(keys, args, connection if client is None else client)
+
+    return run

@@ -12,6 +12,7 @@ if status == 'queued' then
   redis.call('ZREM', KEYS[4], job)
   redis.call('ZREM', KEYS[5], job)
   redis.call('HSET', KEYS[1], 'status', 'canceled', 'ended_at', ARGV[2])
+  redis.call('HDEL', KEYS[1], 'so_far', 'resumed')
   redis.call('EXPIRE', KEYS[1], ttl)
   redis.call('ZADD', KEYS[3], redis.call('TIME')[1], job)
   redis.call('PUBLISH', 'slalom:ended', job)

@@ -15,6 +15,9 @@
 -- and is due at once (0) in slalom:deadlines:{q}, where `scheduler.expiry` ends it. After MOST_PASSED ids that were dropped
 -- or late the call ends, so that Redis serves others in between.
 --
+-- What a job has so far (`so_far`, from its release) is taken out of its record here, so that it is used once. What was left
+-- of its answer when it was last cut off (`partial`) goes.
+--
 -- A suspect (the engine or a worker died with it in flight) is taken alone: as the only job, by a worker with nothing in
 -- flight. Any other claim stops in front of it, and leaves its queue and all behind closed, so that its turn comes.
 local MOST_PASSED = 1000
@@ -30,6 +33,7 @@ local ttl = math.ceil(lease + grace) + 60
 local claimed, num_open, num_passed = {}, num_queues, 0
 
 local function start(job, place, alone)
+  local key = 'rq:job:' .. job
   local execution = prefix .. string.format('%08x', #claimed)
   local record = 'rq:execution:' .. job .. ':' .. execution
   local now_s = string.format('%.6f', now)
@@ -39,11 +43,12 @@ local function start(job, place, alone)
   redis.call('ZADD', 'rq:executions:' .. job, score, execution)
   redis.call('EXPIRE', 'rq:executions:' .. job, ttl)
   redis.call('ZADD', KEYS[2 * place], score, job .. ':' .. execution)
-  redis.call('HSET', 'rq:job:' .. job, 'status', 'started', 'started_at', now_text,
-    'last_heartbeat', now_text, 'worker_name', worker)
-  redis.call('HINCRBY', 'rq:job:' .. job, 'attempts', 1)
-  redis.call('PERSIST', 'rq:job:' .. job)
-  claimed[#claimed + 1] = {job, execution, place, alone, redis.call('HGETALL', 'rq:job:' .. job)}
+  redis.call('HSET', key, 'status', 'started', 'started_at', now_text, 'last_heartbeat', now_text, 'worker_name', worker)
+  redis.call('HINCRBY', key, 'attempts', 1)
+  redis.call('PERSIST', key)
+  claimed[#claimed + 1] = {job, execution, place, alone, redis.call('HGETALL', key)}
+  if redis.call('HDEL', key, 'so_far') == 1 then redis.call('HINCRBY', key, 'resumed', 1) end
+  redis.call('HDEL', key, 'partial')
 end
 
 local function has_passed(instant)

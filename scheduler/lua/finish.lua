@@ -25,7 +25,7 @@ local function write(i)
 
   redis.call('HSET', 'rq:job:' .. job, 'status', 'finished', 'ended_at', ended_at, 'last_heartbeat', ended_at)
   if meta ~= '' then redis.call('HSET', 'rq:job:' .. job, 'meta', meta) end
-  redis.call('HDEL', 'rq:job:' .. job, 'attempts', 'promoted', 'suspect', 'worker_deaths')
+  redis.call('HDEL', 'rq:job:' .. job, 'attempts', 'promoted', 'suspect', 'worker_deaths', 'resumed')
   redis.call('ZREM', 'slalom:deadlines:' .. queue, job)
   redis.call('ZREM', 'slalom:promotions:' .. queue, job)
   local entry = {'type', '1', 'worker_name', worker, 'execution_id', execution,

@@ -1,9 +1,12 @@
-"""Fixtures: one GPUWorker that serves the tests of a whole module, in a database of its own."""
+"""Fixtures for a whole module: an engine of each kind; a GPUWorker, in a database of its own."""
 
-from collections.abc import Iterator
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import pytest
 from redis import Redis
 from rq import Queue
@@ -11,6 +14,9 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from config import connections
+from config.settings import Settings
+from gpu_worker.engine import Engine
+from gpu_worker.start import start_engine
 from tests.conftest import RunningWorker, until, worker_starter
 
 QUEUE = "ours"
@@ -68,3 +74,38 @@ def service(_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         queue = Queue(QUEUE, connection=connection, serializer=JSONSerializer)
         yield Service(url, connection, start(*OPTIONS, QUEUE), queue)
         connection.flushdb()
+
+
+FLAGS = "--max-num-seqs 4"
+
+Run = Callable[[Callable[[Engine], Awaitable[None]]], None]
+
+
+@pytest.fixture(scope="module", params=["sim", pytest.param("vllm", marks=pytest.mark.vllm)])
+def run(request: pytest.FixtureRequest) -> Iterator[Run]:
+    """Run a coroutine with the engine, on the engine's own loop."""
+    with asyncio.Runner() as runner:
+        settings = Settings(engine=request.param, vllm_args=FLAGS)
+        engine = runner.run(start_engine(settings))
+        if request.param == "sim":
+            engine.seats = 4
+
+        async def with_engine(test: Callable[[Engine], Awaitable[None]]) -> None:
+            await test(engine)
+
+        yield lambda test: runner.run(with_engine(test))
+        runner.run(engine.stop())
+        _assert_no_process_left()
+
+
+def _assert_no_process_left() -> None:
+    """EngineCore is gone; Python's own resource tracker may stay."""
+    names = [_command(p) for p in psutil.Process(os.getpid()).children(recursive=True)]
+    assert [name for name in names if "Engine" in name or "multiprocessing.spawn" in name] == []
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return ""

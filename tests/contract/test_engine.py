@@ -5,12 +5,9 @@ start takes half a minute.
 """
 
 import asyncio
-import os
-from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime
 
-import psutil
 import pytest
 
 from config.settings import Settings
@@ -18,33 +15,7 @@ from gpu_worker.engine import Engine, EngineStartError, FirstToken, InvalidReque
 from gpu_worker.start import start_engine
 from models.sums import held_out_sums
 from scheduler.jobs import Request
-
-FLAGS = "--max-num-seqs 4"
-
-Run = Callable[[Callable[[Engine], Awaitable[None]]], None]
-
-
-@pytest.fixture(scope="module", params=["sim", pytest.param("vllm", marks=pytest.mark.vllm)])
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """Run a coroutine with the engine, on the engine's own loop."""
-    with asyncio.Runner() as runner:
-        settings = Settings(engine=request.param, vllm_args=FLAGS)
-        engine = runner.run(start_engine(settings))
-        if request.param == "sim":
-            engine.seats = 4
-
-        async def with_engine(test: Callable[[Engine], Awaitable[None]]) -> None:
-            await test(engine)
-
-        yield lambda test: runner.run(with_engine(test))
-        runner.run(engine.stop())
-        _assert_no_process_left()
-
-
-def _assert_no_process_left() -> None:
-    """EngineCore is gone; Python's own resource tracker may stay."""
-    names = [" ".join(p.cmdline()) for p in psutil.Process(os.getpid()).children(recursive=True)]
-    assert [name for name in names if "Engine" in name or "multiprocessing.spawn" in name] == []
+from tests.contract.conftest import Run
 
 
 def completion(prompt: str, **body: object) -> Request:

@@ -2,19 +2,21 @@
 
 A job stands in one place, which follows from its status: in its queue, or in the registry of that
 status. A claim starts it and grants a lease, under the id of an execution; whoever acts under
-another execution has lost it and changes nothing. A death makes suspects of the jobs in flight, and
-a dead letter of one that has died often enough. Who waits past a deadline is never started: a
+another execution has lost it and changes nothing. What a job has so far goes from a
+release to the next claim, twice at most. A death makes suspects of the jobs in flight, and a dead
+letter of one that has died often enough. Who waits past a deadline is never started: a
 claim puts it aside, and its turn to be looked at ends it, a dead letter too. What ended stays so,
 but for a replay, which counts the deadlines afresh.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from scheduler.cancel import Outcome
 from scheduler.claim import Verdict
 from scheduler.finish import Written
 from scheduler.postpone import Postponed
+from scheduler.so_far import MOST_RESUMED
 from tests.integration.picture import ENDED, PLACES, Job, Lease, Picture
 
 NEXT: dict[str, set[str]] = {
@@ -82,6 +84,8 @@ class Model:
         _become(job, "started")
         job.worker, job.has_started = worker, True
         self._leave_queue(job_id)
+        job.num_resumed += bool(job.so_far)
+        job.so_far = ""
         assert execution not in self.leases
         self.leases[execution] = Lease(job_id, worker, job.is_suspect)
 
@@ -95,9 +99,12 @@ class Model:
             return "stop"
         return "expired" if "finish_by" in job.passed else "held"
 
-    def release(self, executions: Sequence[str]) -> int:
-        """Put jobs back in front, in the order given; return how many."""
-        held = [execution for execution in executions if execution in self.leases]
+    def release(self, so_far: Mapping[str, str]) -> int:
+        """Put jobs back in front, in the order given, with what they have; return how many."""
+        held = [execution for execution in so_far if execution in self.leases]
+        for execution in held:
+            job = self._job(execution)
+            job.so_far = so_far[execution] if job.num_resumed < MOST_RESUMED else ""
         self._put_in_front([self._end(execution, "queued") for execution in held])
         return len(held)
 
@@ -110,7 +117,7 @@ class Model:
             return "lost"
         job_id = self._end(execution, "finished")
         job = self.jobs[job_id]
-        job.num_deaths, job.is_suspect = 0, False
+        job.num_deaths, job.is_suspect, job.num_resumed = 0, False, 0
         job.has_started = job.is_promoted = False
         self._announce(job_id, execution)
         return "written"
@@ -121,7 +128,9 @@ class Model:
             return "lost"
         if self._job(execution).is_stopping:
             return "stop"
-        self.jobs[self._end(execution, "scheduled")].retries_left -= 1
+        job = self.jobs[self._end(execution, "scheduled")]
+        job.retries_left -= 1
+        job.num_resumed = 0
         return "written"
 
     def come_due(self, job_id: str) -> None:
@@ -183,6 +192,8 @@ class Model:
         if job.status == "started":
             job.is_stopping = True
             return "stopping"
+        if job.status == "queued":
+            job.so_far, job.num_resumed = "", 0
         self._leave_queue(job_id)
         job.is_aside = False
         _become(job, "canceled")
@@ -195,7 +206,7 @@ class Model:
         if job.status != "failed":
             return False
         _become(job, "queued")
-        job.num_deaths, job.is_stopping = 0, False
+        job.num_deaths, job.is_stopping, job.so_far, job.num_resumed = 0, False, "", 0
         job.retries_left, job.worker = retries, ""
         job.has_started = job.is_promoted = False
         job.passed = frozenset()

@@ -53,6 +53,8 @@ class Job:
     num_deaths: int = 0
     is_suspect: bool = False
     is_stopping: bool = False
+    so_far: str = ""
+    num_resumed: int = 0
     expires: bool = False
     has_started: bool = False
     passed: frozenset[str] = frozenset()
@@ -145,6 +147,8 @@ def _job(fields: dict[str, bytes], ttl: int, results: list[Any]) -> Job:
         num_deaths=int(fields.get("worker_deaths", 0)),
         is_suspect="suspect" in fields,
         is_stopping="stop_requested" in fields,
+        so_far=fields.get("so_far", b"").decode(),
+        num_resumed=int(fields.get("resumed", 0)),
         expires=ttl >= 0,
         has_started="attempts" in fields,
         is_promoted="promoted" in fields,

@@ -237,6 +237,33 @@ def test_canceling_a_running_job_tells_its_worker(client: FlaskClient, claims: C
     assert claims.renew([claim]) == ["stop"]
 
 
+@pytest.mark.parametrize("status", ["stopped", "failed"])
+def test_a_job_that_was_cut_off_shows_what_it_had(
+    client: FlaskClient, claims: Claims, connection: Redis, status: str
+) -> None:
+    url = client.post("/v1/jobs", json={"prompt": "1+1="}).get_json()["status_url"]
+    [claim] = claims.take(1)
+    connection.hset(claim.job.key, "partial", json.dumps(RESPONSE))
+    running = client.get(url).get_json()
+    connection.hset(claim.job.key, "status", status)
+
+    body = client.get(url).get_json()
+
+    assert running["output"] is None
+    assert body["output"] == {"text": "2", "finish_reason": "stop"}
+    assert body["response"] == RESPONSE
+
+
+def test_a_damaged_rest_of_an_answer_is_none(
+    client: FlaskClient, claims: Claims, connection: Redis
+) -> None:
+    url = client.post("/v1/jobs", json={"prompt": "1+1="}).get_json()["status_url"]
+    [claim] = claims.take(1)
+    connection.hset(claim.job.key, mapping={"status": "stopped", "partial": "{"})
+
+    assert client.get(url).get_json()["response"] is None
+
+
 def test_canceling_an_ended_job_is_a_conflict(client: FlaskClient, claims: Claims) -> None:
     url = client.post("/v1/jobs", json={"prompt": "1+1="}).get_json()["status_url"]
     succeed(claims, claims.take(1)[0])

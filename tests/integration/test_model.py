@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -27,6 +28,7 @@ from scheduler.maintenance import Maintenance
 from scheduler.postpone import postpone
 from scheduler.promotion import promote
 from scheduler.rescue import Rescued, report_death, rescue
+from scheduler.so_far import SoFar, dumps
 from scheduler.submit import Submitter
 from tests.integration import picture
 from tests.integration.model import Model
@@ -135,10 +137,14 @@ class Lives(RuleBasedStateMachine):
         assert self.rights().renew(some) == [self.model.renew(c.execution_id) for c in some]
 
     @precondition(lambda self: self.model.leases)
-    @rule(names=CLAIMS)
-    def release(self, names: list[str]) -> None:
-        some = self.named(names)
-        assert self.rights().release(some) == self.model.release(executions(some))
+    @rule(names=CLAIMS, num_tokens=st.integers(0, 2))
+    def release(self, names: list[str], num_tokens: int) -> None:
+        has = SoFar((4,) * num_tokens, "4" * num_tokens) if num_tokens else None
+        some = [replace(claim, so_far=has) for claim in self.named(names)]
+        kept = dumps(has, job_id="any")
+        expected = self.model.release(dict.fromkeys(executions(some), kept))
+
+        assert self.rights().release(some) == expected
 
     @precondition(lambda self: self.model.leases)
     @rule(names=REPEATED)
@@ -292,6 +298,7 @@ class Lives(RuleBasedStateMachine):
         assert ([claim.job.id for claim in taken], rights.num_open) == expected
         for claim in taken:
             job = self.model.jobs[claim.job.id]
+            assert dumps(claim.so_far, job_id=claim.job.id) == job.so_far
             assert (claim.queue, claim.alone) == (job.queue, job.is_suspect)
             self.model.start(claim.execution_id, claim.job.id, worker)
             self.claims[f"{claim.job.id} by {worker} #{len(self.claims)}"] = claim

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gpu_worker import keeper
-from gpu_worker.engine import EngineDead, EngineStartError, Response
+from gpu_worker.engine import Aborted, EngineDead, EngineStartError, FirstToken, Response
 from gpu_worker.keeper import Keeper
 from gpu_worker.sim_engine import SimEngine
 from scheduler.jobs import Request
@@ -110,6 +110,27 @@ def test_an_engine_with_work_and_no_step_is_replaced_and_names_who_was_inside() 
         assert await answer(engine, "later") == "cmpl-later"
         for task in (stuck, keeping):
             task.cancel()
+        await engine.stop()
+
+    run(scene())
+
+
+def test_only_a_request_inside_the_present_engine_is_aborted() -> None:
+    async def scene() -> None:
+        engine = Keeper(await start(), start, step_timeout_s=60)
+        stream = engine.run(request(max_tokens=4000), job_id="j", priority=0)
+        assert isinstance(await anext(stream), FirstToken)
+
+        assert await engine.abort("j")
+        assert not await engine.abort("other")
+        assert isinstance(await anext(stream), Aborted)
+
+        with pytest.raises(EngineDead):
+            await answer(engine, "poison", simulate="crash")
+        waiting = asyncio.create_task(answer(engine, "waits"))
+        await asyncio.sleep(0)
+        assert not await engine.abort("waits")
+        waiting.cancel()
         await engine.stop()
 
     run(scene())
