@@ -5,11 +5,13 @@ from typing import Self
 
 from redis import Redis
 
+from api.door import Door
 from api.prompt_length import PromptLength
 from api.waiting import Waiters
 from config import connections
 from config.settings import Settings
 from config.tiers import TierTable
+from scheduler.estimator import Estimator
 from scheduler.submit import Submitter
 
 
@@ -21,6 +23,7 @@ class Context:
     tiers: TierTable
     connection: Redis
     submitter: Submitter
+    door: Door
     waiters: Waiters
     prompt_length: PromptLength
 
@@ -34,6 +37,7 @@ class Context:
             tiers=tiers,
             connection=connection,
             submitter=Submitter(connection, tiers),
+            door=Door(tiers, Estimator(connection, tiers)),
             waiters=Waiters(
                 connection,
                 connections.listener(settings.redis),

@@ -1,6 +1,7 @@
 """Jobs: submit one, look at it, cancel it.
 
-    POST   /v1/jobs        202 with the job and its Location; 200 if it ended in `Prefer: wait=N`
+    POST   /v1/jobs        202 with the job and its Location; 200 if it ended in `Prefer: wait=N`;
+                           429 if it would most likely be late
     GET    /v1/jobs/{id}   200
     DELETE /v1/jobs/{id}   200 canceled; 202 its worker was told to stop it; 409 it had ended
 
@@ -9,7 +10,6 @@ wait, the answer is the job as it was submitted.
 """
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -32,13 +32,15 @@ from api.problems import (
     NotJson,
     RedisUnavailable,
 )
-from api.schemas import JobBody, JobRequest
+from api.schemas import Expectation, JobBody, JobRequest
 from config.connections import UNAVAILABLE
 from scheduler import cancel, jobs, models
-from scheduler.jobs import ENDED
+from scheduler.admission import Admitted
+from scheduler.jobs import ENDED, Request
 
 logger = logging.getLogger(__name__)
 
+NOTHING = Expectation()
 _CORRUPT = (DeserializationError, ResponseError, ValueError, TypeError, AttributeError, LookupError)
 """What reading a record raises that Slalom did not write: a pickle, another type of key."""
 
@@ -65,21 +67,21 @@ class Jobs:
         model = self._model(wanted)
         job_id = str(uuid4())
         with self.context.waiters.expect(job_id) if wait_s else nullcontext() as ended:
-            job = self._accept(wanted, model, job_id)
+            job, said = self._accept(wanted, model, job_id)
             if ended:
                 ended.wait(wait_s)
         if not wait_s:
-            return _accepted(job_body(job), applied=wait_s)
-        return _accepted(self._latest(job), applied=wait_s if ended else None)
+            return _accepted(job_body(job, said), applied=wait_s)
+        return _accepted(self._latest(job, said), applied=wait_s if ended else None)
 
     def show(self, job_id: str) -> Response:
         """Show a job."""
-        return _answer(job_body(self._fetch(job_id)))
+        return _answer(self._body(self._fetch(job_id)))
 
     def cancel(self, job_id: str) -> Response:
         """Cancel a job: a waiting one never runs, a running one is stopped by its worker."""
         outcome = cancel.cancel(self.context.connection, self._fetch(job_id))
-        body = job_body(self._fetch(job_id))
+        body = self._body(self._fetch(job_id))
         if outcome == "ended":
             raise JobEnded(f"the job is {body.status}: there is nothing left to cancel")
         extra = {"event": "job.cancel", "job_id": job_id, "outcome": outcome}
@@ -99,29 +101,41 @@ class Jobs:
         self.context.prompt_length.check(wanted, model, lengths.get(model))
         return model
 
-    def _accept(self, wanted: JobRequest, model: str, job_id: str) -> Job:
-        tier = wanted.tier_in(self.context.tiers)
+    def _accept(self, wanted: JobRequest, model: str, job_id: str) -> tuple[Job, Expectation]:
+        request = wanted.openai(model)
+        admitted = self.context.door.admit(wanted, request)
+        job = self._enqueue(request, admitted, wanted.metadata, job_id)
+        extra = {"event": "job.accepted", "job_id": job.id, "tier": admitted.tier}
+        logger.info("job accepted", extra={**extra, "queue": job.origin})
+        return job, Expectation.of(admitted.outlook, at_risk=admitted.at_risk)
+
+    def _enqueue(
+        self, request: Request, admitted: Admitted, metadata: dict[str, str] | None, job_id: str
+    ) -> Job:
         try:
-            job = self.context.submitter.submit(
-                wanted.openai(model),
-                tier=tier,
-                metadata=wanted.metadata,
+            return self.context.submitter.submit(
+                request,
+                tier=admitted.tier,
+                metadata=metadata,
                 job_id=job_id,
-                deadlines=wanted.deadlines_in(self.context.tiers, time.time()),
+                deadlines=admitted.deadlines,
+                outlook=admitted.outlook,
             )
         except UNAVAILABLE as error:
             text = "Redis did not answer; the job may have been accepted: look before sending again"
             raise RedisUnavailable(text, instance=_url(job_id)) from error
-        extra = {"event": "job.accepted", "job_id": job.id, "tier": tier, "queue": job.origin}
-        logger.info("job accepted", extra=extra)
-        return job
 
-    def _latest(self, job: Job) -> JobBody:
+    def _latest(self, job: Job, said: Expectation) -> JobBody:
         """Return what is known of an accepted job by now."""
         try:
-            return job_body(self._fetch(job.id))
+            return self._body(self._fetch(job.id))
         except UNAVAILABLE:
-            return job_body(job)
+            return job_body(job, said)
+
+    def _body(self, job: Job) -> JobBody:
+        with readable(job.id):
+            expectation = self.context.door.expectation(job)
+        return job_body(job, expectation)
 
     def _fetch(self, job_id: str) -> Job:
         with readable(job_id):
@@ -146,10 +160,10 @@ def _too_large(max_bytes: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body may have {max_bytes} bytes at most")
 
 
-def job_body(job: Job) -> JobBody:
+def job_body(job: Job, expectation: Expectation = NOTHING) -> JobBody:
     """Return `job` as it was fetched, with its latest result."""
     with readable(job.id):
-        return JobBody.of(jobs.view(job), status_url=_url(job.id))
+        return JobBody.of(jobs.view(job), expectation, status_url=_url(job.id))
 
 
 @contextmanager

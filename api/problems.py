@@ -13,6 +13,7 @@
     ├── NotJson                 415     not_json
     ├── Invalid                 422     invalid_request
     │   └── ContextExceeded     422     context_length_exceeded
+    ├── TooLate                 429     deadline_unreachable    Retry-After
     ├── InternalError           500     internal_error          final
     ├── JobUnreadable           500     job_unreadable          final
     ├── RedisUnavailable        503     redis_unavailable       Retry-After
@@ -65,12 +66,14 @@ class Problem(Exception):
         *,
         errors: Sequence[FieldError] = (),
         instance: str | None = None,
+        retry_after_s: int | None = None,
         **members: Any,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.errors = errors
         self.instance = instance
+        self.retry_after_s = retry_after_s
         self.members = members
 
 
@@ -167,6 +170,13 @@ class ContextExceeded(Invalid):
     title = "The prompt is too long for the model"
 
 
+class TooLate(Problem):
+    """The job would most likely miss its deadline."""
+
+    status, code = HTTPStatus.TOO_MANY_REQUESTS, "deadline_unreachable"
+    title = "The job would most likely be late"
+
+
 class InternalError(Problem):
     """The service failed; the cause is in its log."""
 
@@ -222,7 +232,10 @@ def _respond(problem: Problem) -> Response:
     if problem.errors:
         body["errors"] = problem.errors
     param = problem.errors[0]["field"] if problem.errors else None
-    return _response(body, problem.code, param, problem.headers)
+    headers = {**problem.headers}
+    if problem.retry_after_s is not None:
+        headers["Retry-After"] = str(problem.retry_after_s)
+    return _response(body, problem.code, param, headers)
 
 
 def _from_werkzeug(error: HTTPException) -> Response:
@@ -243,9 +256,15 @@ def _response(
     body: dict[str, Any], code: str, param: str | None, headers: Mapping[str, str]
 ) -> Response:
     status = int(body["status"])
-    kind = "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
-    body["error"] = {"message": body["detail"], "type": kind, "param": param, "code": code}
+    body["error"] = {"message": body["detail"], "type": _kind(status), "param": param, "code": code}
     return Response(json.dumps(body), status, headers, mimetype="application/problem+json")
+
+
+def _kind(status: int) -> str:
+    """Return OpenAI's word for such errors."""
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return "rate_limit_error"
+    return "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
 
 
 def job_not_found(error: Exception) -> Response:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from api.problems import FieldError, Invalid, MalformedJson
 from config.tiers import TierTable
 from scheduler.deadlines import Deadlines
+from scheduler.estimate import Outlook
 from scheduler.jobs import JobView, Request, Status
 
 MAX_STOPS = 4
@@ -54,6 +55,7 @@ class JobRequest(_Strict):
     prompt: Annotated[str, Field(min_length=1)] | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
     tier: str | None = None
+    fallback_tier: str | None = None
     model: Annotated[str, Field(min_length=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Temperature | None = None
@@ -89,22 +91,35 @@ class JobRequest(_Strict):
         """Yield what the schema cannot say."""
         if (self.prompt is None) == (self.messages is None):
             yield {"field": "prompt", "message": "give exactly one of prompt and messages"}
-        tier = tiers.tiers.get(self.tier_in(tiers))
+        yield from self._tier_faults(tiers, "tier", self.tier_in(tiers))
+        if self.fallback_tier == self.tier_in(tiers):
+            yield {"field": "fallback_tier", "message": "must be another tier than the first"}
+        elif self.fallback_tier is not None:
+            yield from self._tier_faults(tiers, "fallback_tier", self.fallback_tier)
+
+    def _tier_faults(self, tiers: TierTable, field: str, name: str) -> Iterator[FieldError]:
+        tier = tiers.tiers.get(name)
         if tier is None:
             known = ", ".join(tiers.tiers)
-            yield {"field": "tier", "message": f"there is no such tier; use one of {known}"}
+            yield {"field": field, "message": f"there is no such tier; use one of {known}"}
         elif self.max_tokens and self.max_tokens > tier.limits.max_tokens:
-            most = f"must be at most {tier.limits.max_tokens} in tier {self.tier_in(tiers)}"
+            most = f"must be at most {tier.limits.max_tokens} in tier {name}"
             yield {"field": "max_tokens", "message": most}
 
     def tier_in(self, tiers: TierTable) -> str:
         """Return the name of the tier that is asked for."""
         return tiers.default_tier if self.tier is None else self.tier
 
-    def deadlines_in(self, tiers: TierTable, now: float) -> Deadlines:
-        """Return its deadlines if it is submitted at `now` (epoch s)."""
+    def deadlines_in(self, tiers: TierTable, now: float, tier: str) -> Deadlines:
+        """Return its deadlines if it is submitted to `tier` at `now` (epoch s).
+
+        What it asks for itself holds in the tier that it asks for, not in its fallback.
+        """
+        objectives = tiers.tiers[tier].objectives
+        if tier != self.tier_in(tiers):
+            return Deadlines.of(objectives, now)
         return Deadlines.of(
-            tiers.tiers[self.tier_in(tiers)].objectives,
+            objectives,
             now,
             start_within_s=self.start_within_s,
             finish_within_s=self.finish_within_s,
@@ -158,6 +173,45 @@ class JobError(BaseModel):
     message: str
 
 
+class Quantiles(BaseModel):
+    """Instants by which it will have happened, with probability 0.5 and 0.9."""
+
+    p50: datetime
+    p90: datetime
+
+    @classmethod
+    def of(cls, at: float, p50_s: float | None, p90_s: float | None) -> Self | None:
+        """Return the instants so many seconds after `at` (epoch s)."""
+        if p50_s is None or p90_s is None:
+            return None
+        return cls(
+            p50=datetime.fromtimestamp(at + p50_s, UTC), p90=datetime.fromtimestamp(at + p90_s, UTC)
+        )
+
+
+class Estimate(BaseModel):
+    """When a waiting job will start and finish."""
+
+    start_at: Quantiles
+    finish_at: Quantiles
+
+
+class Expectation(BaseModel):
+    """What may be said of a job that waits; null is what is not known."""
+
+    position: int | None = None
+    estimate: Estimate | None = None
+    at_risk: bool = False
+
+    @classmethod
+    def of(cls, outlook: Outlook, *, at_risk: bool = False) -> Self:
+        """Return what `outlook` says."""
+        start = Quantiles.of(outlook.at, outlook.start_s(0.5), outlook.start_s(0.9))
+        finish = Quantiles.of(outlook.at, outlook.finish_s(0.5), outlook.finish_s(0.9))
+        estimate = Estimate(start_at=start, finish_at=finish) if start and finish else None
+        return cls(position=outlook.position, estimate=estimate, at_risk=at_risk)
+
+
 class JobBody(BaseModel):
     """A job as the API shows it; what has not happened is null."""
 
@@ -165,6 +219,9 @@ class JobBody(BaseModel):
     object: Literal["job"] = "job"
     status: Status
     stopping: bool = False
+    position: int | None = None
+    estimate: Estimate | None = None
+    at_risk: bool = False
     tier: str | None
     queue: str
     model: str | None
@@ -184,7 +241,7 @@ class JobBody(BaseModel):
     status_url: str
 
     @classmethod
-    def of(cls, view: JobView, *, status_url: str) -> Self:
+    def of(cls, view: JobView, expectation: Expectation, *, status_url: str) -> Self:
         """Return the body for `view`."""
         response = view.response if isinstance(view.response, dict) else {}
         body = view.request["body"] if view.request else {}
@@ -208,6 +265,9 @@ class JobBody(BaseModel):
             error=JobError(**view.failure) if view.failure else None,
             metadata=view.metadata,
             status_url=status_url,
+            position=expectation.position,
+            estimate=expectation.estimate,
+            at_risk=expectation.at_risk,
         )
 
 

@@ -1,7 +1,8 @@
 """What a long queue costs: claims and submissions beside up to a million waiting jobs.
 
-At each level the queue is filled with jobs of a batch tier; then single submissions, and claims of
-16 jobs, are timed, each from its first byte to its reply. The claimed jobs are handed back, not
+At each level the queue is filled with jobs of a batch tier; then single submissions, looks at the
+line before a job in the middle, and claims of 16 jobs, are timed, each from its first byte to its
+reply. The claimed jobs are handed back, not
 timed, so that the level stays. Memory is Redis's own `used_memory`, over the jobs added or ended.
 """
 
@@ -23,6 +24,7 @@ from config.settings import Settings
 from scheduler.claim import Claims
 from scheduler.finish import Success, write
 from scheduler.jobs import FUNCTION, Request
+from scheduler.line import look
 from scheduler.submit import Submitter
 
 NAME = "queue_scale"
@@ -98,9 +100,13 @@ def measure(url: str, levels: list[int], times: int) -> dict[str, float]:
         fill(connection, level)
         waiting = (used_memory(connection) - empty) / level
         submit_ms = p99_ms(lambda: submitter.submit(REQUEST, tier=TIER), times)
+        middle = connection.lindex(f"rq:queue:{QUEUE}", level // 2).decode()
+        look_ms = p99_ms(lambda job=middle: look(connection, [QUEUE], QUEUE, job), times)
         claim_ms = claim_p99_ms(claims, times)
         figures |= {f"submit_p99_ms_{level}": submit_ms, f"claim_p99_ms_{level}": claim_ms}
-        line = f"submit p99 {submit_ms:.2f} ms, claim p99 {claim_ms:.2f} ms, {waiting:.0f} B a job"
+        figures[f"look_p99_ms_{level}"] = look_ms
+        line = f"submit p99 {submit_ms:.2f} ms, look p99 {look_ms:.2f} ms, "
+        line += f"claim p99 {claim_ms:.2f} ms, {waiting:.0f} B a job"
         print(f"{level:>9,} waiting: {line}", file=sys.stderr)
     for name in ("claim", "submit"):
         first, last = figures[f"{name}_p99_ms_{levels[0]}"], figures[f"{name}_p99_ms_{levels[-1]}"]

@@ -79,6 +79,11 @@ class Claiming:
         self._closed_at: float | None = None
         self.num_claimed = 0
 
+    @property
+    def is_backlogged(self) -> bool:
+        """Whether the last claim may have left jobs that there was no room for."""
+        return len(self._drained) < len(self._claims.queues)
+
     async def run(self, until: Until, listener: Redis) -> None:
         """Claim until stopped, or until `until` says that it is enough."""
         doorbell = Doorbell(listener, self._claims.queues)

@@ -2,10 +2,13 @@
 
 Every step gives each seated request one token and takes `STEP_S + SEQUENCE_S * running` seconds; a
 free seat goes to the waiting request with the smallest (priority, arrival). A prompt counts one
-token per four characters. Every answer says that it is simulated, and its tokens are zeros.
+token per four characters. Every answer says that it is simulated, and its tokens are zeros. Steps
+follow a clock of their own, as a GPU's do: one that a busy machine makes late is made up for by the
+next.
 
 A body with `"simulate": "crash"` kills the engine at its first step, one with `"simulate": "hang"`
-stops all steps: what a poisonous request does to a real engine.
+stops all steps: what a poisonous request does to a real engine. With `"simulate": 20` the answer
+ends by itself after 20 tokens, should `max_tokens` let it.
 """
 
 import asyncio
@@ -38,6 +41,7 @@ logger = logging.getLogger(__name__)
 STEP_S = 0.004
 SEQUENCE_S = 0.0001
 CHARACTERS_PER_TOKEN = 4
+MOST_LATE_S = 1.0
 DEFAULT_MAX_TOKENS = 16
 
 _KINDS = {
@@ -53,6 +57,7 @@ class _Sequence:
     prompt_tokens: int
     max_tokens: int
     fault: str | None
+    finish_reason: str = "length"
     first_token: asyncio.Event = field(default_factory=asyncio.Event)
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     first_token_at: datetime | None = None
@@ -152,17 +157,22 @@ class SimEngine:
         await asyncio.gather(self._loop, return_exceptions=True)
 
     async def _steps(self) -> None:
+        due_at = 0.0
         while True:
             await self._work.wait()
             self._moved_at = time.monotonic()
             self._seat()
             if not self._running:
                 self._work.clear()
+                due_at = 0.0
                 continue
             faults = {sequence.fault for sequence in self._running}
             if "hang" in faults:
                 await asyncio.Event().wait()
-            await asyncio.sleep(STEP_S + SEQUENCE_S * len(self._running))
+            now = time.monotonic()
+            due_at = max(due_at, now - MOST_LATE_S) if due_at else now
+            due_at += STEP_S + SEQUENCE_S * len(self._running)
+            await asyncio.sleep(due_at - now)
             if "crash" in faults:
                 return self._die()
             self._step()
@@ -213,7 +223,11 @@ class SimEngine:
                 f"prompt of {prompt_tokens} tokens and max_tokens {max_tokens} exceed "
                 f"the model's length of {self.max_model_len}"
             )
-        return _Sequence(prompt_tokens, max_tokens, body.get("simulate"))
+        simulated = body.get("simulate")
+        if isinstance(simulated, int) and simulated < max_tokens:
+            return _Sequence(prompt_tokens, max(1, simulated), None, "stop")
+        fault = simulated if isinstance(simulated, str) else None
+        return _Sequence(prompt_tokens, max_tokens, fault)
 
     def _response(self, request: Request, sequence: _Sequence, job_id: str) -> dict[str, Any]:
         prefix, kind = _KINDS[request["endpoint"]]

@@ -40,18 +40,20 @@ from gpu_worker import options
 from gpu_worker.admission import Admission
 from gpu_worker.callables import Callables
 from gpu_worker.claiming import Claiming, Until
+from gpu_worker.endings import Ending
 from gpu_worker.engine import Engine, EngineStartError
 from gpu_worker.finish import Finisher
 from gpu_worker.hooks import Hooks
 from gpu_worker.inference import Runner
 from gpu_worker.inflight import Callbacks, Inflight
 from gpu_worker.keeper import Keeper
+from gpu_worker.pace import Pace
 from gpu_worker.scheduling import scheduling
 from gpu_worker.start import start_engine
 from gpu_worker.suspension import Suspension
 from gpu_worker.threads import Threads
 from gpu_worker.upkeep import Upkeep
-from scheduler import models
+from scheduler import models, rates
 from scheduler.claim import Claim, Claims
 from scheduler.rescue import report_death
 from scheduler.starting import announced
@@ -167,7 +169,7 @@ class GPUWorker(Worker):
         self._suspension = Suspension(self._commands, self.show_idle)
         self._upkeep = self._make_upkeep()
         self._finisher = Finisher(self, self._commands, tiers)
-        tell = Callbacks(self._finisher.put, lambda: self._claiming.on_left())
+        tell = Callbacks(self._on_ended, lambda: self._claiming.on_left())
         threads = Threads(min(settings.max_inflight or MAX_THREADS, MAX_THREADS))
         runner = Runner(engine, tiers, Callables(threads))
         self._inflight = Inflight(
@@ -177,6 +179,7 @@ class GPUWorker(Worker):
             show_descriptions=self.log_job_description,
         )
         self._claiming = Claiming(self._claims, self._inflight, self._finisher, self._admission)
+        self._pace = Pace(self._admission, tiers.tiers)
 
     def _make_upkeep(self) -> Upkeep:
         return Upkeep(
@@ -216,6 +219,14 @@ class GPUWorker(Worker):
                 self._finisher.close()
             with suppress(*UNAVAILABLE):  # the record expires by itself
                 self.teardown()
+
+    def _on_ended(self, claim: Claim, ending: Ending) -> None:
+        self._finisher.put(claim, ending)
+        try:
+            self._pace.ended(claim, ending, is_backlogged=self._claiming.is_backlogged)
+        except Exception as error:  # an engine's answer of a shape that nobody foresaw
+            extra = {"event": "pace.failed", "job_id": claim.job.id, "error": error}
+            logger.warning("a job was not measured", extra=extra)
 
     async def _on_engine_death(self, inside: frozenset[str]) -> None:
         """Give what was inside back to its queues, where each job waits to run alone."""
@@ -294,6 +305,10 @@ class GPUWorker(Worker):
                 logger.warning("lease lost", extra=extra)
                 self._inflight.drop(claim)
         await self._in_thread(self._renew_record)
+        measured, scores = self._pace.report()
+        ttl_s = options.record_s(self.worker_ttl, self._claims.lease_s)
+        publish = partial(rates.publish, ttl_s=ttl_s)
+        await self._in_thread(publish, self._commands, self.name, measured, scores)
 
     def _renew_record(self) -> None:
         """Keep the worker's record; write it again should it have expired."""

@@ -26,6 +26,8 @@ from rq.utils import utcformat
 
 from scheduler import keys, promotion, so_far
 from scheduler.deadlines import NONE, Deadlines
+from scheduler.estimate import Promise
+from scheduler.line import Place
 from scheduler.so_far import SoFar
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,8 @@ class Claim:
     deadlines: Deadlines = NONE
     so_far: SoFar | None = None
     """What an engine has of its output; None: it starts over."""
+    place: Place | None = None
+    promise: Promise | None = None
 
 
 @dataclass(slots=True)
@@ -108,17 +112,28 @@ class Claims:
         return claims, bool(is_cut)
 
     def _claim(self, entry: list[object], now: datetime) -> Claim:
-        job_id, execution, place, alone, flat = entry
+        job_id, execution, rank, alone, flat = entry
         fields = cast(list[bytes], flat)
         job = self.job_class(_text(job_id), connection=self.connection, serializer=self.serializer)
         record = dict(zip(fields[::2], fields[1::2], strict=True))
         promotion.mark(job, record)
         deadlines = Deadlines.of_record(record)
+        place, promise = Place.read(record.get(b"place")), Promise.read(record.get(b"promise"))
         _restore(job, record)
-        queue = self.queues[cast(int, place) - 1]
+        queue = self.queues[cast(int, rank) - 1]
         kept = record.get(b"so_far")
         before = so_far.loads(kept, job_id=job.id) if kept else None
-        return Claim(job, _text(execution), queue, now, bool(alone), deadlines, before)
+        return Claim(
+            job,
+            _text(execution),
+            queue,
+            now,
+            alone=bool(alone),
+            deadlines=deadlines,
+            so_far=before,
+            place=place,
+            promise=promise,
+        )
 
     def _put_back_unanswered(self) -> None:
         """Release what earlier claims took and never told us of."""

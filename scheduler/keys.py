@@ -21,7 +21,8 @@ it went on from that): `scheduler.so_far`. One that was cut off while it ran has
 of its OpenAI response as far as it came, until it is claimed again. `attempts` stands in a record,
 0 even, if and only if the job has started since it was submitted or replayed. Its deadlines stay:
 `start_by`, `finish_by`, `deadline_since`, and `promote_at`, from when on it may be promoted (all
-epoch s).
+epoch s). So do `place` (`scheduler.line`) and `promise` (`scheduler.estimate`), until a retry or a
+replay puts the job at the end of a queue again.
 
 Ours:
 
@@ -31,6 +32,9 @@ Ours:
     slalom:promotions:{queue}  zset     job id -> its `promote_at`; +inf: it is promoted
     slalom:ended               channel  ids of jobs that just ended, space-separated
     slalom:models              hash     model name -> JSON {max_model_len, engine, …}
+    slalom:line:{queue}        hash     jobs, work: how many ever entered, with how much work
+    slalom:rates:{worker}      string   JSON of what the worker measures, expires with its record
+    slalom:scores:{queue}      list     how far recent promises were off, latest first
 
 Jobs leave the two zsets when they succeed or are cancelled; what ended otherwise is dropped when
 its turn to be looked at comes.
@@ -93,10 +97,30 @@ def worker(name: str) -> str:
     return f"rq:worker:{name}"
 
 
+def line(queue: str) -> str:
+    """Return the key of the odometer of a queue."""
+    return f"slalom:line:{queue}"
+
+
+def rates(worker: str) -> str:
+    """Return the key of what a worker measures."""
+    return f"slalom:rates:{worker}"
+
+
+def scores(queue: str) -> str:
+    """Return the key of how far recent promises to jobs of a queue were off."""
+    return f"slalom:scores:{queue}"
+
+
+@cache
+def source(name: str) -> bytes:
+    """Return the text of the script `lua/{name}.lua`, for EVAL within a transaction."""
+    return files("scheduler.lua").joinpath(f"{name}.lua").read_bytes()
+
+
 @cache
 def _script(name: str) -> Script:
-    source = files("scheduler.lua").joinpath(f"{name}.lua").read_bytes()
-    return Script(None, source)  # type: ignore[arg-type]  # every call names its client
+    return Script(None, source(name))  # type: ignore[arg-type]  # every call names its client
 
 
 def script(connection: Redis, name: str) -> Callable[..., Any]:

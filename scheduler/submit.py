@@ -1,7 +1,7 @@
 """Submission: a tier becomes a queue, and the request a job of RQ's, in one transaction.
 
-`Queue.enqueue_call` writes the job and its place in the queue in one transaction: a job is accepted
-whole or not at all.
+`Queue.enqueue_call` writes the job and puts it into the queue; its deadlines, its promise and its
+place in the line are written with it: a job is accepted whole or not at all.
 """
 
 import time
@@ -15,8 +15,11 @@ from rq.serializers import JSONSerializer
 from config.tiers import RetryPolicy, Tier, TierTable
 from scheduler import keys
 from scheduler.deadlines import DatedJob, Deadlines
+from scheduler.estimate import Outlook
 from scheduler.jobs import FUNCTION, Request
+from scheduler.line import enter
 from scheduler.promotion import promote_at
+from scheduler.work import size
 
 
 class UnknownTier(Exception):
@@ -39,10 +42,11 @@ class Submitter:
         metadata: dict[str, str] | None = None,
         job_id: str | None = None,
         deadlines: Deadlines | None = None,
+        outlook: Outlook | None = None,
     ) -> DatedJob:
         """Return the queued job; UnknownTier, or RedisError if it was not accepted.
 
-        Without `deadlines` the tier's objectives give them.
+        Without `deadlines` the tier's objectives give them. The job keeps the promise of `outlook`.
         """
         policy = self._policy(tier)
         if deadlines is None:
@@ -69,6 +73,10 @@ class Submitter:
             assert isinstance(job, DatedJob)
             job.deadlines = deadlines
             self._watch(job, pipeline)
+            if outlook and outlook.promise:
+                pipeline.hset(job.key, "promise", outlook.promise.text())
+            expected = outlook.size if outlook else size(request)
+            enter(pipeline, job.key, policy.queue, expected.work)
             pipeline.execute()
         return job
 

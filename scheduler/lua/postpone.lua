@@ -13,7 +13,7 @@ local time = redis.call('TIME')
 local due = tonumber(time[1]) + tonumber(time[2]) / 1e6 + delay
 redis.call('HSET', KEYS[1], 'status', 'scheduled', 'ended_at', ended_at)
 redis.call('HINCRBY', KEYS[1], 'retries_left', -1)
-redis.call('HDEL', KEYS[1], 'resumed')
+redis.call('HDEL', KEYS[1], 'resumed', 'place', 'promise')
 local ttl = tonumber(redis.call('HGET', KEYS[1], 'ttl') or '')
 if ttl and ttl > 0 then
   for _, part in ipairs({'', ':dependents', ':dependencies'}) do redis.call('EXPIRE', KEYS[1] .. part, ttl) end

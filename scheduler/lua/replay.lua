@@ -42,7 +42,7 @@ redis.call('ZREM', KEYS[2], job)
 redis.call('HSET', KEYS[1], 'status', 'queued', 'enqueued_at', ARGV[2], 'started_at', '', 'ended_at', '',
   'last_heartbeat', '', 'worker_name', '')
 redis.call('HDEL', KEYS[1], 'attempts', 'worker_deaths', 'stop_requested', 'number_of_retries', 'exc_info',
-  'promoted', 'so_far', 'resumed', 'partial')
+  'promoted', 'so_far', 'resumed', 'partial', 'place', 'promise')
 redis.call('ZREM', KEYS[4], job)
 set_deadlines()
 if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'meta', ARGV[4]) end

@@ -1,0 +1,118 @@
+"""Pace: what the worker learns from every job that ends, for those who estimate.
+
+Capacity counts only while jobs wait for the worker: from one ending to the next, if its last claim
+before either may have left some behind.
+"""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection
+from copy import deepcopy
+from datetime import datetime
+from typing import Any
+
+from gpu_worker.admission import Admission
+from gpu_worker.endings import Ending, Finished
+from scheduler.claim import Claim
+from scheduler.jobs import FIRST_TOKEN_AT, FUNCTION
+from scheduler.rates import MEMORY_S, NO_TIER, TierRates, WorkerRates
+from scheduler.work import actual
+
+MOST_SCORES = 50
+"""Of one report: neighbours are late together, and a memory of many reports says more."""
+
+
+class Pace:
+    """Measures one worker, on its event loop."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        tiers: Collection[str],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._admission = admission
+        self._tiers = tiers
+        self._rates = WorkerRates()
+        self._clock = clock
+        self._began_at = self._ended_at = self._faded_at = clock()
+        self._was_backlogged = False
+        self._done: dict[str, float] = defaultdict(float)
+        """Work by queue, fading with time."""
+        self._scores: dict[str, list[str]] = defaultdict(list)
+
+    def ended(self, claim: Claim, ending: Ending, *, is_backlogged: bool) -> None:
+        """Learn from a job; `is_backlogged`: more jobs wait than the worker may hold."""
+        if claim.job.func_name != FUNCTION or not isinstance(ending, Finished):
+            return
+        usage = ending.value.get("usage") or {}
+        prompt, output = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+        self._learn_tier(claim, output)
+        work = actual(prompt, output)
+        if claim.place:
+            self._rates.surprise.add(work / claim.place.work, claim.place.work)
+        self._learn_capacity(claim.queue, work, self._was_backlogged and is_backlogged)
+        self._was_backlogged = is_backlogged
+        self._note_score(claim)
+
+    def report(self) -> tuple[WorkerRates, dict[str, list[str]]]:
+        """Return what is known by now, and some scores by queue since the last report."""
+        self._fade()
+        age_s = self._faded_at - self._began_at
+        span_s = MEMORY_S * (1 - math.exp(-age_s / MEMORY_S))
+        obtained = {queue: work / span_s for queue, work in self._done.items() if span_s}
+        self._rates.obtained = obtained
+        self._rates.most = self._limits(self._faded_at)
+        self._rates.refill = self._admission.refill(self._faded_at)
+        scores = {queue: _thinned(latest) for queue, latest in self._scores.items()}
+        self._scores.clear()
+        return deepcopy(self._rates), scores
+
+    def _limits(self, now: float) -> dict[str, int]:
+        """Return how many jobs of each queue the worker holds."""
+        queues = self._admission.queues
+        return dict(zip(queues, self._admission.rooms(0, 0, now), strict=True))
+
+    def _fade(self) -> None:
+        """Let work of the past fade."""
+        before, self._faded_at = self._faded_at, self._clock()
+        for queue in self._done:
+            self._done[queue] *= math.exp((before - self._faded_at) / MEMORY_S)
+
+    def _learn_capacity(self, queue: str, work: float, is_busy: bool) -> None:
+        self._fade()
+        self._done[queue] += work
+        passed_s, self._ended_at = self._faded_at - self._ended_at, self._faded_at
+        if is_busy:
+            rates, fade = self._rates, math.exp(-passed_s / MEMORY_S)
+            rates.busy_s = fade * rates.busy_s + passed_s
+            rates.jobs = fade * rates.jobs + 1
+            rates.work = fade * rates.work + work
+
+    def _learn_tier(self, claim: Claim, output: int) -> None:
+        job = claim.job
+        name = str(job.meta.get("tier"))
+        known = name if name in self._tiers else NO_TIER
+        tier = self._rates.tiers.setdefault(known, TierRates())
+        tier.output.add(output)
+        body: dict[str, Any] = job.args[0]["body"]
+        if asked := body.get("max_completion_tokens") or body.get("max_tokens"):
+            tier.share.add(output / asked, asked)
+        if first := job.meta.get(FIRST_TOKEN_AT):
+            first_at = datetime.fromisoformat(first)
+            tier.first_token_s.add((first_at - claim.claimed_at).total_seconds())
+            if output > 1 and job.ended_at:
+                tier.token_s.add((job.ended_at - first_at).total_seconds() / (output - 1))
+
+    def _note_score(self, claim: Claim) -> None:
+        job = claim.job
+        if claim.promise and job.ended_at:
+            times = claim.claimed_at.timestamp(), job.ended_at.timestamp()
+            self._scores[claim.queue].append(claim.promise.score(*times))
+
+
+def _thinned(scores: list[str]) -> list[str]:
+    """Return up to MOST_SCORES of them, evenly spread."""
+    return scores[:: math.ceil(len(scores) / MOST_SCORES)]

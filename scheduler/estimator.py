@@ -1,0 +1,87 @@
+"""Estimator: reads what an estimate needs; one step in Redis per job, the rates once a second."""
+
+import time
+from dataclasses import dataclass, field
+
+from redis import Redis
+from rq.job import Job
+
+from config.tiers import TierTable
+from scheduler import keys
+from scheduler.estimate import Outlook, Scores, forecast
+from scheduler.jobs import FUNCTION, Request
+from scheduler.line import Line, look
+from scheduler.rates import NO_TIER, Rates, WorkerRates, published
+from scheduler.work import size
+
+FRESH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    workers: list[WorkerRates]
+    scores: dict[str, Scores]
+    read_at: float
+
+
+@dataclass(slots=True)
+class Estimator:
+    """What may be said of jobs; safe to share between threads."""
+
+    connection: Redis
+    tiers: TierTable
+    _measured: _Measured | None = field(default=None, init=False)
+
+    def before(self, request: Request, tier: str) -> Outlook:
+        """Return the outlook of a request, were it submitted to `tier` now."""
+        queue = self.tiers.tiers[tier].queue
+        line = look(self.connection, list(self.tiers.queues), queue)
+        return self._outlook(line, request, tier)
+
+    def of(self, job: Job) -> Outlook | None:
+        """Return the outlook of a job that waits; None where it stands in no queue of ours."""
+        if job.origin not in self.tiers.queues:
+            return None
+        line = look(self.connection, list(self.tiers.queues), job.origin, job.id)
+        tier = str((job.meta or {}).get("tier"))
+        return self._outlook(line, _request(job), tier if tier in self.tiers.tiers else NO_TIER)
+
+    def rates(self, queue: str) -> Rates:
+        """Return what the workers of `queue` measure."""
+        return Rates.of(self._fresh().workers, queue)
+
+    def _outlook(self, line: Line, request: Request, tier: str) -> Outlook:
+        queue = line.queues[line.own].name
+        rates = self.rates(queue)
+        expected = size(request, rates.tier(tier))
+        return Outlook(
+            time.time(),
+            expected,
+            line.position,
+            line.work_ahead(rates.mean_work),
+            rates.left_by([view.name for view in line.queues[: line.own]]),
+            forecast(line, rates, expected, tier),
+            self._fresh().scores[queue],
+        )
+
+    def _fresh(self) -> _Measured:
+        """Return what the workers measured, a second ago at most."""
+        measured = self._measured
+        if measured is None or time.monotonic() - measured.read_at > FRESH_S:
+            measured = self._measured = self._read()
+        return measured
+
+    def _read(self) -> _Measured:
+        with self.connection.pipeline(transaction=False) as pipeline:
+            for queue in self.tiers.queues:
+                pipeline.lrange(keys.scores(queue), 0, -1)
+            lists = pipeline.execute()
+        scores = {q: Scores.read(texts) for q, texts in zip(self.tiers.queues, lists, strict=True)}
+        return _Measured(published(self.connection), scores, time.monotonic())
+
+
+def _request(job: Job) -> Request:
+    """Return the request of an inference job; an empty one for any other callable."""
+    if job.func_name == FUNCTION and job.args and isinstance(job.args[0], dict):
+        return Request(endpoint="", body=job.args[0].get("body") or {})
+    return Request(endpoint="", body={})
