@@ -10,7 +10,8 @@ finish       endings into Redis, in batches
 engine       the seam: what an engine must do
 vllm_engine  vLLM in this process; the only module that imports it
 leash        vLLM's processes end with this one
-sim_engine   a model of continuous batching that needs no GPU and no weights
+sim_engine   an engine that needs no GPU and no weights
+step_model   continuous batching step by step: what benchmarks.simulate goes by
 
 rq worker -c config.rq -w gpu_worker.GPUWorker high low
 """
