@@ -18,6 +18,7 @@ It runs in EngineCore's process. vLLM calls this interface unstable: `vllm_engin
 names the releases for which `tests/contract/test_gate.py` has held it.
 """
 
+import math
 import time
 from typing import Any
 
@@ -33,8 +34,12 @@ STARTS = 4
 """Low requests without a first token while high ones come and go."""
 KEPT_BLOCKS = 0.125
 """Share of the KV blocks that must be free for a low request to start meanwhile."""
-START_TOKENS = 256
-"""Prompt tokens of low requests in one step while high ones come and go."""
+HEADROOM = 4
+"""Seats that stay free for the next high request, however many run."""
+START_TOKENS, START_SHARE = 64, 0.25
+"""Prompt tokens of low requests in one step meanwhile: at least; and as a share of what a step may
+have, where no objective says how long it may take."""
+MANY = 1 << 30
 MOST_EVICTIONS = 2
 """Of one request, as long as others can be evicted."""
 
@@ -101,14 +106,14 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
         if self._is_stuck:  # a step that vLLM makes alone frees what is in the way
             return []
         if not high and not come:
-            self._limit_low(now, 0)
+            self._limit_low(now, [])
             if self.running:
                 self._gate.passed_freely()
             return []
         stay, aside, may_start = self._choose(now, high, low, come)
         self.running = high + stay
         if may_start and not is_evicting:  # who was just evicted would start
-            self._limit_low(now, len(high))
+            self._limit_low(now, high)
         else:
             room = self.max_num_active_reqs - len(aside)
             self.max_num_active_reqs = min(len(self.running) + len(come), room)
@@ -131,14 +136,14 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
             return [], low, False
         return stay, [r for r in low if starting and r.is_prefill_chunk], not starting
 
-    def _limit_low(self, now: float, num_high: int) -> None:
+    def _limit_low(self, now: float, high: list[Request]) -> None:
         """Let waiting low requests start only as far as the reserve allows."""
         if now - self._high_at > HOLD_S:
             return
         reserve = self._gate.options.reserve
         if reserve is None:
             reserve = self.max_num_running_reqs // 8
-        kept = max(0, reserve - num_high)
+        kept = max(reserve - len(high), min(reserve, HEADROOM))
         starting = sum(not r.num_output_tokens for r in self.running)
         most = len(self.running) + max(0, STARTS - starting)
         pool = self.kv_cache_manager.block_pool
@@ -147,8 +152,15 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
         seats = min(most, self.max_num_active_reqs - kept)
         self.max_num_active_reqs = max(seats, len(self.running))
         if not self.num_spec_tokens:
-            tokens = len(self.running) + START_TOKENS
-            self.max_num_scheduled_tokens = min(self.max_num_scheduled_tokens, tokens)
+            self._limit_tokens(now, high)
+
+    def _limit_tokens(self, now: float, high: list[Request]) -> None:
+        """Keep the prompts of low requests so short that the step is short, or is in time."""
+        most = self._gate.most_tokens(now, self._views(high, []))
+        if most == math.inf and self._gate.options.mode != "slo":
+            most = START_SHARE * self.max_num_scheduled_tokens
+        tokens = len(self.running) + max(START_TOKENS, int(min(most, MANY)))
+        self.max_num_scheduled_tokens = min(self.max_num_scheduled_tokens, tokens)
 
     def _coming_high(self) -> list[Request]:
         """Return the waiting high requests that vLLM can start now, next first."""

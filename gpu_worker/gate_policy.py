@@ -116,13 +116,24 @@ class StepTime:
 
     def of(self, num_tokens: int) -> float:
         """Return the expected time (s) of a step; 0 before any was measured."""
+        base_s, token_s = self._line()
+        return max(base_s + token_s * num_tokens, 0.0)
+
+    def num_within(self, seconds: float) -> float:
+        """Return how many tokens a step of so many seconds can have; inf if they cost nothing."""
+        base_s, token_s = self._line()
+        return (seconds - base_s) / token_s if token_s > 0 else math.inf
+
+    def _line(self) -> tuple[float, float]:
+        """Return what a step takes without a token, and more for each (s)."""
         if not self._weight:
-            return 0.0
+            return 0.0, 0.0
         n, t = self._n / self._weight, self._t / self._weight
         variance = self._nn / self._weight - n * n
         is_known = variance > ROUNDING * n * n
         slope = (self._nt / self._weight - n * t) / variance if is_known else 0.0
-        return max(t + max(0.0, slope) * (num_tokens - n), 0.0)
+        slope = max(0.0, slope)
+        return t - slope * n, slope
 
 
 @dataclass(slots=True)
@@ -144,14 +155,16 @@ class Steps:
             self.time.learn(num_tokens, now - max(scheduled_at, self._done_at))
         self._done_at = now
 
+    def begins_at(self, now: float) -> float:
+        """Return when the model will begin a step that is scheduled now."""
+        if not self._on_their_way:
+            return now
+        first = max(self._on_their_way[0][0], self._done_at)
+        return max(now, first + sum(self.time.of(n) for _, n in self._on_their_way))
+
     def done_at(self, now: float, num_tokens: int) -> float:
         """Return when a step of `num_tokens` will be done if it is scheduled now."""
-        begins_at = now
-        if self._on_their_way:
-            first = max(self._on_their_way[0][0], self._done_at)
-            ahead_s = sum(self.time.of(n) for _, n in self._on_their_way)
-            begins_at = max(now, first + ahead_s)
-        return begins_at + self.time.of(num_tokens)
+        return self.begins_at(now) + self.time.of(num_tokens)
 
 
 @dataclass(slots=True)
@@ -178,6 +191,14 @@ class Gate:
         if opened:
             self._pay()
         return opened
+
+    def most_tokens(self, now: float, highs: Iterable[High]) -> float:
+        """Return how many tokens the next step may have, low prompts among them; inf if any."""
+        if self.options.mode != "slo":
+            return math.inf
+        begins_at = self.steps.begins_at(now)
+        due_at = min((high.due_at(self.options) for high in highs), default=math.inf)
+        return self.steps.time.num_within(due_at - begins_at)
 
     def passed_freely(self) -> None:
         """Note a step with low requests and no high one."""

@@ -200,7 +200,7 @@ def test_low_requests_leave_some_blocks_free_while_high_ones_come_and_go(new: Ne
 
 
 def test_low_requests_start_few_at_a_time_while_high_ones_come_and_go(new: New) -> None:
-    from gpu_worker.gate import START_TOKENS, STARTS
+    from gpu_worker.gate import START_SHARE, STARTS
 
     engine = new(seats=32, most_tokens=2000, num_blocks=2000)
     high = engine.add(HIGH, prompt=8, output=3)
@@ -213,7 +213,8 @@ def test_low_requests_start_few_at_a_time_while_high_ones_come_and_go(new: New) 
     scheduled = engine.step()
 
     assert before == 0
-    assert len(scheduled) == min(STARTS, -(-START_TOKENS // 200))
+    most = int(START_SHARE * engine.scheduler.max_num_scheduled_tokens)
+    assert len(scheduled) == min(STARTS, -(-most // 200)) == 3
     engine.finish()
 
 

@@ -296,3 +296,15 @@ def test_there_is_nothing_to_gate_where_it_is_off_or_all_tiers_share_a_queue(
 
     assert options_of(tmp_path, gate="off") is None
     assert options_of(tmp_path, lines[:begin] + lines[end:]) is None
+
+
+def test_slo_lets_a_step_have_as_many_tokens_as_are_in_time() -> None:
+    gate = Gate(GateOptions(mode="slo", ttft_s=1.0, tpot_s=0.1, margin=1.0))
+    for num_tokens in (10, 100) * 50:
+        gate.steps.time.learn(num_tokens, 0.01 + num_tokens * 0.001)
+
+    most = gate.most_tokens(5.0, [High(4.0, 4.9, 2)])  # the next token is due at 5.1
+
+    assert most == pytest.approx(90, rel=0.01)
+    assert gate.steps.done_at(5.0, int(most)) <= 5.1
+    assert gate.most_tokens(5.0, []) == math.inf
