@@ -30,7 +30,7 @@ Mode = Literal["strict", "share", "slo"]
 
 FLOOR_MEMORY = 2_000
 """Steps over which the floor's share is kept."""
-BURST = 4
+BURST = 16
 """Steps in a row that are granted at least: taking low requests in again costs the engine time."""
 FORGET = 0.98
 """Weight of the past at every new step time."""
@@ -50,7 +50,7 @@ class GateOptions:
     """Requests with this priority or a smaller one are high."""
     ttft_s: float = 1.0
     tpot_s: float = 0.1
-    margin: float = 0.9
+    margin: float = 0.95
     """How much of an objective `slo` uses up."""
     reserve: int | None = None
     """Seats that low ones leave free while high ones come and go; None: an eighth of them."""
