@@ -8,8 +8,8 @@ trace of 2023. The same vLLM serves all policies:
     static N         the same, N low ones at most
     reserve          the same, an eighth of the seats stays free of low ones
     strict           the step gate, low ones never in a step with a high one (but for the floor)
-    share F          … in the share F of the steps with a high one
-    slo S            … whenever the high one still gets S times its idle time per token
+    share F          … the share F of them in every step with a high one
+    slo S            … as many as let the high one have S times its idle time per token
 
 Every cell is preceded by high requests alone and divided by them: the machine's speed drifts. Then
 the frontier: high without a pause, slowed by S; the most that low can get follows from the step
@@ -25,7 +25,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -177,9 +177,9 @@ class Bench:
         idle = await self.idle()
         many = SEATS - RESERVE
         t_many = (many + 1) / await self.low_only(many + 1)
-        gate = gated("share", share=share_for(slowdown, idle.tpot, t_many))
-        if slowdown == SLO_TPOT:
-            gate = gated("slo", idle, tpot_s=slowdown, ttft_s=SLO_TTFT)
+        gate = gated("slo", idle, tpot_s=slowdown, ttft_s=SLO_TTFT)
+        if slowdown != SLO_TPOT:
+            gate = replace(gate, margin=1.0)
         served, low, _ = await self.cell(Policy("", SATURATED, gate), 1.0, idle)
         slowed = max(slowdown, statistics.mean(s.tpot for s in served) / idle.tpot)
         limit = most_for_low(slowed, idle.tpot, t_many, many)
@@ -194,16 +194,11 @@ class Bench:
 def most_for_low(slowdown: float, t_one: float, t_many: float, many: int) -> float:
     """Return tokens per second of low at most, if a token of high takes `slowdown` times t(1).
 
-    In the share f of the steps `many` low requests take part: (1 - f) t(1) + f t(1 + many) is the
-    time per token of high. t is concave on a CPU, so that no smaller number gives more.
+    On a CPU t grows about in a line, so that the share f of `many` low requests takes part in every
+    step: (1 - f) t(1) + f t(1 + many) is the time per token of high.
     """
-    share = share_for(slowdown, t_one, t_many)
+    share = min(1.0, (slowdown - 1) * t_one / (t_many - t_one))
     return share * many / ((1 - share) * t_one + share * t_many)
-
-
-def share_for(slowdown: float, t_one: float, t_many: float) -> float:
-    """Return the share of steps with low requests that slows high down so much."""
-    return min(1.0, (slowdown - 1) * t_one / (t_many - t_one))
 
 
 def policies() -> list[Policy]:

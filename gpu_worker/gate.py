@@ -3,9 +3,9 @@
 vLLM orders what waits by priority, but never displaces a running request for a waiting one, and
 every running request is in every step. `GatedScheduler` adds, before each of vLLM's own steps:
 
-step      While a high request runs or waits, low ones are set aside in the steps that `gate_policy`
-          does not grant them. They keep their KV blocks; vLLM copes with running requests that get
-          no tokens in a step.
+step      While a high request runs or waits, only as many low ones as `gate_policy` grants take
+          part, the first ones; the others are set aside. They keep their KV blocks; vLLM copes with
+          running requests that get no tokens in a step.
 seats     While high requests come and go, low ones leave `reserve` seats and some KV blocks free
           and start few at a time; a high request that finds no seat takes a low one's.
 KV        A high request that would find no free blocks takes those of low ones: otherwise vLLM
@@ -106,37 +106,44 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
         if self._is_stuck:  # a step that vLLM makes alone frees what is in the way
             return []
         if not high and not come:
-            self._limit_low(now, [])
+            self._limit_low(now, [], MANY)
             if self.running:
                 self._gate.passed_freely()
             return []
-        stay, aside, may_start = self._choose(now, high, low, come)
+        stay, aside, num_more = self._choose(now, high, low, come)
         self.running = high + stay
-        if may_start and not is_evicting:  # who was just evicted would start
-            self._limit_low(now, high)
+        if num_more and not is_evicting:  # who was just evicted would start
+            self._limit_low(now, high, num_more)
         else:
             room = self.max_num_active_reqs - len(aside)
             self.max_num_active_reqs = min(len(self.running) + len(come), room)
+            if stay and not come:
+                self._limit_tokens(now, high)
         return aside
 
     def _choose(
         self, now: float, high: list[Request], low: list[Request], come: list[Request]
-    ) -> tuple[list[Request], list[Request], bool]:
-        """Return which low requests stay, which are set aside, and whether more may start."""
+    ) -> tuple[list[Request], list[Request], int]:
+        """Return which low requests stay, which are set aside, and how many more may start."""
         starting = bool(come) or any(r.is_prefill_chunk for r in high)
         starting = starting and not self._gate.owes  # else low ones would never begin
-        if not low and len(self.waiting) <= len(come):
-            return [], [], not starting
-        stay = low
-        if starting:  # the prompts of high ones need the step's tokens
-            stay = [r for r in low if not r.is_prefill_chunk]
-        num_tokens = sum(map(_num_next, (*high, *come, *stay)))
-        num_tokens = min(num_tokens, self.max_num_scheduled_tokens)
-        if not self._gate.opens(now, self._views(high, come), num_tokens):
-            return [], low, False
-        return stay, [r for r in low if starting and r.is_prefill_chunk], not starting
+        num_waiting = len(self.waiting) - len(come)
+        if not low and num_waiting <= 0:
+            return [], [], 0 if starting else MANY
+        ready = [r for r in low if not r.is_prefill_chunk]
+        reading = [r for r in low if r.is_prefill_chunk]
+        if not starting:  # else the prompts of high ones need the step's tokens
+            ready, reading = ready + reading, []
+        most = self.max_num_scheduled_tokens
+        views, num_high = self._views(high, come), sum(map(_num_next, (*high, *come)))
+        if self._gate.opens(now, views, min(most, num_high + sum(map(_num_next, ready)))):
+            return ready, reading, 0 if starting else MANY
+        num_low = min(len(low) + num_waiting, self.max_num_active_reqs)
+        num = self._gate.num_beside(now, views, min(most, num_high), num_low)
+        num_more = 0 if starting else max(0, num - len(ready))
+        return ready[:num], ready[num:] + reading, num_more
 
-    def _limit_low(self, now: float, high: list[Request]) -> None:
+    def _limit_low(self, now: float, high: list[Request], num_more: int) -> None:
         """Let waiting low requests start only as far as the reserve allows."""
         if now - self._high_at > HOLD_S:
             return
@@ -145,17 +152,18 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
             reserve = self.max_num_running_reqs // 8
         kept = max(reserve - len(high), min(reserve, HEADROOM))
         starting = sum(not r.num_output_tokens for r in self.running)
-        most = len(self.running) + max(0, STARTS - starting)
+        most = len(self.running) + min(num_more, max(0, STARTS - starting))
         pool = self.kv_cache_manager.block_pool
         if pool.get_num_free_blocks() < KEPT_BLOCKS * pool.num_gpu_blocks:
             most = 0
         seats = min(most, self.max_num_active_reqs - kept)
         self.max_num_active_reqs = max(seats, len(self.running))
-        if not self.num_spec_tokens:
-            self._limit_tokens(now, high)
+        self._limit_tokens(now, high)
 
     def _limit_tokens(self, now: float, high: list[Request]) -> None:
         """Keep the prompts of low requests so short that the step is short, or is in time."""
+        if self.num_spec_tokens:
+            return
         most = self._gate.most_tokens(now, self._views(high, []))
         if most == math.inf and self._gate.options.mode != "slo":
             most = START_SHARE * self.max_num_scheduled_tokens

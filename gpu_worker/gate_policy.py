@@ -1,18 +1,18 @@
-"""Gate policy: in which steps of the engine low requests take part while high ones are there.
+"""Gate policy: how many low requests take part in a step of the engine that high ones are in.
 
-A step with low requests in it takes longer, and every high request in it waits for the whole step.
-So while a high request runs or waits, low ones are left out, except in the steps that the mode
-grants them:
+A step with more requests in it takes longer, and every high request in it waits for the whole step.
+So while a high request runs or waits, as many low ones take part as the mode grants, and the others
+are left out:
 
     strict        none
-    share         a fixed share of the steps
-    slo           every step that no high request will notice: each one's next token still comes by
-                  its due time, `first token + i * TPOT` (the first: `arrival + TTFT`)
+    share         a fixed share of them
+    slo           as many as no high request will notice: each one's next token still comes by its
+                  due time, `first token + i * TPOT` (the first: `arrival + TTFT`)
 
-and, in every mode, what the floor owes them. `share` and `slo` grant several steps in a row. The
-floor is a share of all steps in which low requests are there, and steps without high ones pay it
-too, for up to `FLOOR_MEMORY` steps ahead: a high tier that pauses now and then never meets it, one
-that never pauses loses that share.
+and, in every mode, now and then all of them, as the floor owes it. The floor is a share of all
+steps in which low requests are there, and steps without high ones pay it too, for up to
+`FLOOR_MEMORY` steps ahead: a high tier that pauses now and then never meets it, one that never
+pauses loses that share.
 
 Pure but for `gate_options`: instants come in as arguments (s, any one clock), nothing here knows
 vLLM.
@@ -30,8 +30,6 @@ Mode = Literal["strict", "share", "slo"]
 
 FLOOR_MEMORY = 2_000
 """Steps over which the floor's share is kept."""
-BURST = 16
-"""Steps in a row that are granted at least: taking low requests in again costs the engine time."""
 FORGET = 0.98
 """Weight of the past at every new step time."""
 ROUNDING = 1e-12
@@ -44,7 +42,7 @@ class GateOptions:
 
     mode: Mode = "slo"
     share: float = 0.0
-    """Of `share` mode: how many of the steps that a high request is in have low ones in them."""
+    """Of `share` mode: how many of the low requests take part in a step with a high one."""
     floor: float = 0.05
     high_priority: int = 0
     """Requests with this priority or a smaller one are high."""
@@ -88,12 +86,11 @@ class High:
     first_token_at: float | None
     num_tokens: int
 
-    def due_at(self, options: GateOptions, ahead: int = 0) -> float:
-        """Return until when its next token, or one `ahead` of that, should be there."""
-        tpot_s = options.margin * options.tpot_s
+    def due_at(self, options: GateOptions) -> float:
+        """Return until when its next token should be there."""
         if self.first_token_at is None:
-            return self.arrival_at + options.margin * options.ttft_s + ahead * tpot_s
-        return self.first_token_at + (self.num_tokens + ahead) * tpot_s
+            return self.arrival_at + options.margin * options.ttft_s
+        return self.first_token_at + self.num_tokens * options.margin * options.tpot_s
 
 
 @dataclass(slots=True)
@@ -169,13 +166,10 @@ class Steps:
 
 @dataclass(slots=True)
 class Gate:
-    """Decides step by step whether low requests take part."""
+    """Decides step by step how many low requests take part."""
 
     options: GateOptions
     steps: Steps = field(default_factory=Steps)
-    _share: float = 0.0
-    """What `share` owes low, in steps."""
-    _is_bursting: bool = False
     _owed: float = 0.0
     """What the floor owes low, in steps; negative: paid in advance."""
 
@@ -185,12 +179,26 @@ class Gate:
         return self._owed + self.options.floor >= 1
 
     def opens(self, now: float, highs: Iterable[High], num_tokens: int) -> bool:
-        """Whether low requests, `num_tokens` together with the high ones, join the next step."""
+        """Whether all low requests, `num_tokens` with the high ones, join the next step."""
         self._owed += self.options.floor
-        opened = self._owed >= 1 or self._grants(now, highs, num_tokens)
+        opened = self._owed >= 1 or self._grants_all(now, highs, num_tokens)
         if opened:
-            self._pay()
+            self._pay(1.0)
         return opened
+
+    def num_beside(self, now: float, highs: Iterable[High], num_tokens: int, num_low: int) -> int:
+        """Return how many low requests, a token each, join a step that did not open to all.
+
+        The high ones have `num_tokens`; of low ones there are `num_low`, at least one.
+        """
+        most = 0.0
+        if self.options.mode == "share":
+            most = math.ceil(self.options.share * num_low)
+        elif self.options.mode == "slo":
+            most = self.most_tokens(now, highs) - num_tokens
+        num = int(min(max(most, 0), num_low))
+        self._pay(num / num_low)
+        return num
 
     def most_tokens(self, now: float, highs: Iterable[High]) -> float:
         """Return how many tokens the next step may have, low prompts among them; inf if any."""
@@ -203,23 +211,13 @@ class Gate:
     def passed_freely(self) -> None:
         """Note a step with low requests and no high one."""
         self._owed += self.options.floor
-        self._pay()
+        self._pay(1.0)
 
-    def _pay(self) -> None:
-        self._owed = max(self._owed - 1, -FLOOR_MEMORY * self.options.floor)
+    def _pay(self, steps: float) -> None:
+        self._owed = max(self._owed - steps, -FLOOR_MEMORY * self.options.floor)
 
-    def _grants(self, now: float, highs: Iterable[High], num_tokens: int) -> bool:
-        ahead = 0 if self._is_bursting else BURST - 1
-        if self.options.mode == "share":
-            self._share += self.options.share
-            self._is_bursting = self._share >= 1 + ahead
-            self._share -= self._is_bursting
-        elif self.options.mode == "slo":
-            first_at = self.steps.done_at(now, num_tokens)
-            last_at = first_at + ahead * self.steps.time.of(num_tokens)
-            self._is_bursting = all(
-                first_at <= high.due_at(self.options)
-                and last_at <= high.due_at(self.options, ahead)
-                for high in highs
-            )
-        return self._is_bursting
+    def _grants_all(self, now: float, highs: Iterable[High], num_tokens: int) -> bool:
+        if self.options.mode == "slo":
+            done_at = self.steps.done_at(now, num_tokens)
+            return all(done_at <= high.due_at(self.options) for high in highs)
+        return self.options.mode == "share" and self.options.share >= 1
