@@ -86,6 +86,7 @@ class Product:
                 "succeeded",
                 "failed",
                 "canceled",
+                "expired",
             }:
                 waiting.pop()
             return not waiting

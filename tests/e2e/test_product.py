@@ -174,10 +174,8 @@ def test_what_is_bad_only_for_the_model_fails_alone(product: Product) -> None:
 def test_every_job_ends_though_the_worker_is_killed_with_jobs_in_flight(
     product: Product,
 ) -> None:
-    ids = [
-        product.submit(f"{n}+1=", ("batch", "premium")[n % 2], max_tokens=240, ignore_eos=True)
-        for n in range(600)
-    ]
+    lasting = {"max_tokens": 120, "ignore_eos": True, "start_within_s": 3600}
+    ids = [product.submit(f"{n}+1=", ("batch", "premium")[n % 2], **lasting) for n in range(600)]
     with product.redis() as connection:
         until(lambda: connection.zcard("rq:wip:high") > 10)
         victims = [worker.pid for worker in Worker.all(connection=connection)]
