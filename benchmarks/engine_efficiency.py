@@ -37,6 +37,8 @@ from scheduler.workers import alive
 
 NAME = "engine_efficiency"
 QUEUE, TIER = "low", "batch"
+PRIORITY = 200
+"""Of the batch tier: the directly fed requests are low to the engine's gate, as the jobs are."""
 CHUNK = 5_000
 SKIPPED = 256
 """Jobs that end before a backlog is measured."""
@@ -61,7 +63,8 @@ async def direct(engine: VLLMEngine, texts: list[str], tokens: int) -> float:
 
     async def one(number: int, text: str) -> int:
         num_tokens = 0
-        async for output in engine.llm.generate(text, params, f"direct-{time.time_ns()}-{number}"):
+        request_id = f"direct-{time.time_ns()}-{number}"
+        async for output in engine.llm.generate(text, params, request_id, priority=PRIORITY):
             num_tokens = len(output.outputs[0].token_ids)
         return num_tokens
 
