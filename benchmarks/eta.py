@@ -121,11 +121,12 @@ class Load:
         job = self.submitter.submit(wanted, tier=tier, outlook=outlook)
         if outlook.rate:
             self.steady_per_s = STEADY * outlook.rate / self.estimator.rates(QUEUE).mean_work
-        start, finish = (outlook.start_s(0.5), outlook.start_s(0.9)), outlook.finish_s
-        if tier == LOW and (outlook.position or 0) >= LEAST_WAITING and all(map(_is_known, start)):
-            finishes = finish(0.5) or 0.0, finish(0.9) or 0.0
-            naive = self.by_mean_service(outlook)
-            self.told.append(Told(job.id, outlook, start, finishes, naive))  # type: ignore[arg-type]
+        p50, p90, finish = outlook.start_s(0.5), outlook.start_s(0.9), outlook.finish_s
+        if tier != LOW or (outlook.position or 0) < LEAST_WAITING or p50 is None or p90 is None:
+            return
+        finishes = finish(0.5) or 0.0, finish(0.9) or 0.0
+        naive = self.by_mean_service(outlook)
+        self.told.append(Told(job.id, outlook, (p50, p90), finishes, naive))
 
     def by_mean_service(self, outlook: Outlook) -> float:
         """Return the mean time in a worker times the position, over what the worker holds."""
@@ -135,10 +136,6 @@ class Load:
             tier.output.mean or 0.0
         )
         return (outlook.position or 0) * service / sum(w.most[QUEUE] for w in rates.workers)
-
-
-def _is_known(seconds: float | None) -> bool:
-    return seconds is not None
 
 
 def outcomes(connection: Redis, told: list[Told]) -> list[Sample]:

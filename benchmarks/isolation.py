@@ -35,7 +35,7 @@ from benchmarks import isolation_http, isolation_plot, report
 from benchmarks.isolation_load import HIGH, HIGH_TOKENS, Counted, Load, Served
 from benchmarks.switched_gate import SWITCH, switch
 from config.settings import load
-from gpu_worker.gate_policy import GateOptions
+from gpu_worker.gate_policy import GateOptions, Mode
 from gpu_worker.vllm_engine import parse_flags, prepare_environment, settle
 
 NAME = "isolation"
@@ -90,12 +90,12 @@ class Cell:
     """The whole time of each request over the idle median."""
 
 
-def gated(mode: str, idle: Idle | None = None, **fields: Any) -> GateOptions:
+def gated(mode: Mode, idle: Idle | None = None, **fields: Any) -> GateOptions:
     """Return a gate; objectives are multiples of the idle times."""
     if idle is not None:
         fields["tpot_s"] *= idle.tpot
         fields["ttft_s"] *= idle.ttft
-    return GateOptions(mode=mode, high_priority=HIGH, reserve=RESERVE, **fields)  # type: ignore[arg-type]
+    return GateOptions(mode=mode, high_priority=HIGH, reserve=RESERVE, **fields)
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -112,7 +112,7 @@ class Claiming:
         self._admission.endings.add(now)
         self._num_left += 1
         is_short = self._num_left >= self._admission.refill(now)
-        if not self._inflight or (is_short and len(self._drained) < len(self._claims.queues)):
+        if not self._inflight or (is_short and self.is_backlogged):
             self._wake.set()
 
     async def _run(self, until: Until, doorbell: Doorbell) -> None:

@@ -18,8 +18,8 @@ It runs in EngineCore's process. vLLM calls this interface unstable: `vllm_engin
 names the releases for which `tests/contract/test_gate.py` has held it.
 """
 
-import math
 import time
+from itertools import islice, takewhile
 from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -164,17 +164,18 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
         """Keep the prompts of low requests so short that the step is short, or is in time."""
         if self.num_spec_tokens:
             return
-        most = self._gate.most_tokens(now, self._views(high, []))
-        if most == math.inf and self._gate.options.mode != "slo":
-            most = START_SHARE * self.max_num_scheduled_tokens
+        most = START_SHARE * self.max_num_scheduled_tokens
+        if self._gate.options.mode == "slo":
+            most = self._gate.most_tokens(now, self._views(high, []))
         tokens = len(self.running) + max(START_TOKENS, int(min(most, MANY)))
         self.max_num_scheduled_tokens = min(self.max_num_scheduled_tokens, tokens)
 
     def _coming_high(self) -> list[Request]:
-        """Return the waiting high requests that vLLM can start now, next first."""
+        """Return the high requests that vLLM can start now, next first, no more than seats."""
         if not self.waiting or not self._is_high(self.waiting.peek_request()):
             return []
-        return [r for r in self.waiting if self._is_high(r) and _can_start(r)]
+        high = takewhile(self._is_high, self.waiting)  # in order of priority
+        return list(islice(filter(_can_start, high), self.max_num_active_reqs))
 
     def _views(self, high: list[Request], come: list[Request]) -> list[High]:
         return [

@@ -201,9 +201,7 @@ class Gate:
         return num
 
     def most_tokens(self, now: float, highs: Iterable[High]) -> float:
-        """Return how many tokens the next step may have, low prompts among them; inf if any."""
-        if self.options.mode != "slo":
-            return math.inf
+        """Return how many tokens let the next step be in time; inf if any number does."""
         begins_at = self.steps.begins_at(now)
         due_at = min((high.due_at(self.options) for high in highs), default=math.inf)
         return self.steps.time.num_within(due_at - begins_at)

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from rq import Retry
@@ -90,7 +91,7 @@ class Hooks:
         for handler in self._handlers:
             arguments = (job, *_exc_info(error))
             try:
-                verdict = await self._threads.run(lambda h=handler, a=arguments: h(*a))  # type: ignore[misc]
+                verdict = await self._threads.run(partial(handler, *arguments))
             except BaseException as raised:
                 let_pass(raised)
                 extra = {"event": "exception_handler.failed", "job_id": job.id}
@@ -114,6 +115,7 @@ class Webhooks:
         def send_later(status: JobStatus, *, exc_string: str | None = None) -> None:
             self._threads.submit(type(job).send_webhooks, job, status, exc_string=exc_string)
 
+        # On this one job: RQ's handlers call it while they hold up the next ending.
         job.send_webhooks = send_later  # type: ignore[method-assign, assignment]
 
     def close(self) -> None:

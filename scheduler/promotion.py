@@ -50,7 +50,7 @@ def priority(tier: Tier, tiers: TierTable) -> int:
 
 def mark(job: Job, record: dict[bytes, bytes]) -> None:
     """Note on a claimed job whether its record says that it was promoted."""
-    job.promoted = b"promoted" in record  # type: ignore[attr-defined]
+    job.promoted = b"promoted" in record  # type: ignore[attr-defined]  # not RQ's field: ours
 
 
 def is_promoted(job: Job) -> bool:

@@ -11,6 +11,8 @@ from typing import Protocol
 
 import pytest
 from redis import Redis
+from rq.job import Job
+from rq.results import Result
 
 from config import connections, embedded_redis
 from config.settings import PREFIX, Settings
@@ -130,6 +132,13 @@ def worker_starter(redis_url: str, directory: Path) -> Iterator[StartWorker]:
 def start_worker(redis_url: str, tmp_path: Path) -> Iterator[StartWorker]:
     with worker_starter(redis_url, tmp_path) as start:
         yield start
+
+
+def latest(job: Job) -> Result:
+    """Return the job's latest result, which it must have."""
+    result = job.latest_result()
+    assert result is not None
+    return result
 
 
 def until(condition: Callable[[], object], give_up_s: float = 60.0) -> None:

@@ -7,6 +7,7 @@ start takes half a minute.
 import asyncio
 from contextlib import aclosing
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,9 @@ async def events(engine: Engine, request: Request, job_id: str, priority: int = 
     return [event async for event in stream]
 
 
-async def response(engine: Engine, request: Request, job_id: str, priority: int = 0) -> dict:  # type: ignore[type-arg]
+async def response(
+    engine: Engine, request: Request, job_id: str, priority: int = 0
+) -> dict[str, Any]:
     last = (await events(engine, request, job_id, priority))[-1]
     assert isinstance(last, Response)
     return last.body

@@ -18,7 +18,7 @@ from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker, Worker
 
 from scheduler.autoscaler.local_pool import worker_command
-from tests.conftest import StartWorker, until
+from tests.conftest import StartWorker, latest, until
 from tests.contract.conftest import MODULE, QUEUE, Service
 
 
@@ -36,7 +36,7 @@ def record(service: Service) -> BaseWorker:
 
 
 def results(job: Job) -> str:
-    return str(job.latest_result().exc_string)  # type: ignore[union-attr]
+    return str(latest(job).exc_string)
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from rq.webhook import Webhook
 
 from scheduler.autoscaler.local_pool import worker_command
 from tests import rq_callables
-from tests.conftest import StartWorker, until
+from tests.conftest import StartWorker, latest, until
 from tests.contract.conftest import MODULE, Service, whole_name
 from tests.contract.test_rq import Snapshot, TheirWorker, forget_what_we_add, snapshot
 
@@ -285,8 +285,8 @@ def test_the_text_of_a_failure_is_rqs(service: Service) -> None:
 
     service.wait(late, own)
 
-    assert "rq.timeouts.JobTimeoutException" in str(late.latest_result().exc_string)  # type: ignore[union-attr]
-    assert "TimeoutError: its own" in str(own.latest_result().exc_string)  # type: ignore[union-attr]
+    assert "rq.timeouts.JobTimeoutException" in latest(late).exc_string
+    assert "TimeoutError: its own" in latest(own).exc_string
     assert own.get_meta()["failure"]["code"] == "job_failed"
 
 

@@ -16,7 +16,7 @@ from rq.serializers import JSONSerializer
 
 from scheduler.autoscaler.local_pool import worker_command
 from scheduler.rescue import rescue
-from tests.conftest import RunningWorker, StartWorker, until
+from tests.conftest import RunningWorker, StartWorker, latest, until
 from tests.contract.conftest import MODULE
 
 ADD, FAIL = "tests.callables.add", "tests.callables.fail"
@@ -46,7 +46,7 @@ def test_burst_name_results_ttl_path_pid_and_quiet(
 
     assert worker.wait() == 0
     assert pid.read_text() == str(worker.process.pid)
-    assert job.latest_result().worker_name == "mine"  # type: ignore[union-attr]
+    assert latest(job).worker_name == "mine"
     assert job.return_value() == "found"
     assert 0 < connection.ttl(job.key) <= 77
     assert connection.ttl(own_terms.key) > 77

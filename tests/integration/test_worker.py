@@ -14,7 +14,7 @@ from scheduler import cancel, jobs, keys
 from scheduler.jobs import Request
 from scheduler.rescue import rescue
 from scheduler.submit import Submitter
-from tests.conftest import StartWorker, until
+from tests.conftest import StartWorker, latest, until
 
 SHORT = Request(endpoint="/v1/completions", body={"prompt": "1+1=", "max_tokens": 2})
 LONG = Request(endpoint="/v1/completions", body={"prompt": "1+1=", "max_tokens": 4000})
@@ -231,7 +231,7 @@ def test_any_other_callable_runs_too(connection: Redis, start_worker: StartWorke
     failed = fetched(failing)
     assert failed.get_status() == JobStatus.FAILED
     assert failed.retries_left == 0
-    assert "RuntimeError: broken" in str(failed.latest_result().exc_string)  # type: ignore[union-attr]
+    assert "RuntimeError: broken" in latest(failed).exc_string
 
 
 def test_every_callable_knows_its_own_job(connection: Redis, start_worker: StartWorker) -> None:

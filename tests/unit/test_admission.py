@@ -1,5 +1,7 @@
 """Admission: how many jobs of each class a worker holds, gated and not."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,9 +11,14 @@ from gpu_worker.admission import WINDOW_S, Admission, Endings
 NOW = 1000.0
 
 
-def admission(**fields: object) -> Admission:
-    options = {"seats": 16, "queues": ["high", "low"], "high_queue": "high", "is_gated": True}
-    return Admission(**{**options, **fields})  # type: ignore[arg-type]
+def admission(**fields: Any) -> Admission:
+    options: dict[str, Any] = {
+        "seats": 16,
+        "queues": ["high", "low"],
+        "high_queue": "high",
+        "is_gated": True,
+    }
+    return Admission(**{**options, **fields})
 
 
 @pytest.mark.parametrize(

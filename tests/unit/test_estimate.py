@@ -1,5 +1,7 @@
 """An estimate grows with the work ahead, its quantiles are in order, and scores correct it."""
 
+from typing import Any
+
 import pytest
 
 from scheduler.deadlines import Deadlines
@@ -29,14 +31,19 @@ def moments(*values: float) -> Moments:
     return found
 
 
-def worker(**changes: object) -> WorkerRates:
+def worker(**changes: Any) -> WorkerRates:
     """Return a worker that does 10 jobs of 50 tokens a second and holds 30, in gulps of 10."""
     tier = TierRates(
         moments(40, 60, 40, 60, 40, 60), moments(0.4, 0.6), moments(1.0), moments(0.02)
     )
-    known = {"busy_s": 10.0, "jobs": 100.0, "work": 5000.0, "tiers": {"batch": tier}}
+    known: dict[str, Any] = {
+        "busy_s": 10.0,
+        "jobs": 100.0,
+        "work": 5000.0,
+        "tiers": {"batch": tier},
+    }
     known["surprise"] = moments(0.5, 1.5)
-    return WorkerRates({"high": 30, "low": 30}, 10, **{**known, **changes})  # type: ignore[arg-type]
+    return WorkerRates({"high": 30, "low": 30}, 10, **{**known, **changes})
 
 
 def line(*waiting: int, inflight: int = 30, index: int | None = None) -> Line:

@@ -13,8 +13,10 @@ def batch(seats: int = 8, kv_tokens: int = 10_000, step_tokens: int = 100) -> Co
     return ContinuousBatch(Capacity(seats, kv_tokens, step_tokens), COST)
 
 
-def step(engine: ContinuousBatch, rule: Rule = Rule()) -> tuple[list[Sequence], list[Sequence]]:  # noqa: B008
-    assert engine.plan(rule) is not None
+def step(
+    engine: ContinuousBatch, rule: Rule | None = None
+) -> tuple[list[Sequence], list[Sequence]]:
+    assert engine.plan(rule or Rule()) is not None
     return engine.complete()
 
 
