@@ -32,11 +32,14 @@ from typing import Any
 import uvloop
 
 from benchmarks import isolation_http, isolation_plot, report
-from benchmarks.isolation_load import HIGH, HIGH_TOKENS, Counted, Load, Served
+from benchmarks.isolation_load import HIGH, HIGH_TOKENS, Load, Served
+from benchmarks.isolation_table import Cell, figures_of, over, show
 from benchmarks.switched_gate import SWITCH, switch
 from config.settings import load
 from gpu_worker.gate_policy import GateOptions, Mode
-from gpu_worker.vllm_engine import parse_flags, prepare_environment, settle
+from gpu_worker.vllm_engine import settle
+from gpu_worker.vllm_flags import parse_flags, prepare_environment
+from gpu_worker.vllm_runs import make_llm
 
 NAME = "isolation"
 SEATS = 64
@@ -62,32 +65,12 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """High requests alone (s): medians, and the 95th percentile of the whole."""
+    """High requests alone (s): medians, and the whole time of each over its median."""
 
     ttft: float
     tpot: float
     total: float
-    total_p95: float
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One policy at one duty; times over those of high alone, low in tokens per second."""
-
-    policy: str
-    duty: float
-    num: int
-    ttft: dict[str, float]
-    tpot: dict[str, float]
-    total: dict[str, float]
-    low_tokens_per_s: float
-    low_vs_low_only: float
-    total_vs_low_only: float
-    evicted: int
-    attained: float
-    """Share of high requests within SLO_TPOT and SLO_TTFT times idle."""
     ratios: tuple[float, ...]
-    """The whole time of each request over the idle median."""
 
 
 def gated(mode: Mode, idle: Idle | None = None, **fields: Any) -> GateOptions:
@@ -98,17 +81,11 @@ def gated(mode: Mode, idle: Idle | None = None, **fields: Any) -> GateOptions:
     return GateOptions(mode=mode, high_priority=HIGH, reserve=RESERVE, **fields)
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """Return the value that `share` of `values` do not exceed."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
-
-
 @dataclass
 class Bench:
     """The engine and its loads."""
 
     load: Load
-    counted: Counted
     path: Path
     requests: int
     """High requests that a cell waits for."""
@@ -121,16 +98,16 @@ class Bench:
             statistics.median(s.ttft for s in served),
             statistics.median(s.tpot for s in served),
             statistics.median(s.total for s in served),
-            percentile([s.total for s in served], 0.95),
+            _ratios(served),
         )
 
     async def low_only(self, num: int, gate: GateOptions | None = None, s: float = 3.0) -> float:
         """Return the tokens per second of `num` low requests alone."""
         switch(self.path, gate)
         async with self.load.low(num):
-            before = self.counted.num_tokens
+            before = self.load.llm.steps.num_tokens
             took = await _slept(s)
-            return (self.counted.num_tokens - before) / took
+            return float(self.load.llm.steps.num_tokens - before) / took
 
     async def cell(
         self, policy: Policy, duty: float, idle: Idle
@@ -138,12 +115,12 @@ class Bench:
         """Return how high was served, low's tokens per second, and evictions."""
         switch(self.path, policy.gate)
         async with self.load.low(policy.low):
-            tokens, evicted = self.counted.num_tokens, self.counted.preempted
+            tokens, evicted = self.load.llm.steps.num_tokens, self.load.llm.steps.num_preempted
             began = asyncio.get_running_loop().time()
             served = await self.load.high_times(self.requests, idle.total * (1 - duty) / duty)
             took = asyncio.get_running_loop().time() - began
-            low = self.counted.num_tokens - tokens - len(served) * HIGH_TOKENS
-            return served, low / took, self.counted.preempted - evicted
+            low = self.load.llm.steps.num_tokens - tokens - len(served) * HIGH_TOKENS
+            return served, low / took, self.load.llm.steps.num_preempted - evicted
 
     async def measure(self, policy: Policy, duty: float, low_only: float) -> Cell:
         """Return one cell."""
@@ -159,17 +136,18 @@ class Bench:
             policy.label,
             duty,
             len(served),
-            _over([s.ttft for s in served], idle.ttft),
-            _over([s.tpot for s in served], idle.tpot),
-            _over([s.total for s in served], idle.total),
+            over([s.ttft for s in served], idle.ttft),
+            over([s.tpot for s in served], idle.tpot),
+            over([s.total for s in served], idle.total),
             low,
             low / low_only,
             low / low_only + high_share,
             evicted,
             statistics.mean(attained),
             tuple(s.total / idle.total for s in served),
+            idle.ratios,
         )
-        _print(cell)
+        show(cell)
         return cell
 
     async def frontier(self, slowdown: float) -> float:
@@ -218,9 +196,8 @@ def policies() -> list[Policy]:
 
 async def measure(path: Path, requests: int) -> tuple[list[Cell], dict[str, float]]:
     """Return the table and the figures of everything inside one engine."""
-    counted = Counted()
-    llm = _start(counted)
-    bench = Bench(Load(llm), counted, path, requests)
+    llm = _start()
+    bench = Bench(Load(llm), path, requests)
     try:
         await bench.idle()
         low_only = statistics.mean([await bench.low_only(SATURATED) for _ in range(2)])
@@ -242,66 +219,30 @@ async def measure(path: Path, requests: int) -> tuple[list[Cell], dict[str, floa
         "low_only_tokens_per_s": low_only,
         "frontier_share_min": min(shares[:-1]),
         "slo_low_vs_frontier": shares[-1],
-        **_figures(cells),
+        **figures_of(cells, f"slo {SLO_TPOT}"),
     }
 
 
-def _figures(cells: list[Cell]) -> dict[str, float]:
-    strict = [ratio for c in cells if c.policy == "strict" for ratio in c.ratios]
-    slo = next(c for c in cells if c.policy == f"slo {SLO_TPOT}" and c.duty == 0.4)
-    at_40 = [c for c in cells if c.duty == 0.4]
-    gates = [c for c in at_40 if c.policy.split()[0] in ("strict", "share", "slo")]
-    static = [c for c in at_40 if c.policy.startswith("static")]
-    return {
-        "worker_high_p50_vs_idle": percentile(strict, 0.5),
-        "worker_high_p95_vs_idle": percentile(strict, 0.95),
-        "slo_high_attainment": slo.attained,
-        "static_limits_dominated": statistics.mean(
-            any(
-                g.total["p95"] <= s.total["p95"] and g.low_tokens_per_s > s.low_tokens_per_s
-                for g in gates
-            )
-            for s in static
-        ),
-    }
-
-
-def _start(counted: Counted) -> Any:
+def _start() -> Any:
     """Return the engine as the worker starts it, with a gate that can be switched."""
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.v1.engine.async_llm import AsyncLLM
-
     settings = load()
     prepare_environment(settings)
     args = parse_flags(settings)
     args.scheduler_cls = "benchmarks.switched_gate.SwitchedScheduler"
-    args.disable_log_stats = True
-    llm = AsyncLLM.from_engine_args(
-        AsyncEngineArgs.from_cli_args(args), stat_loggers=[counted.logger()]
-    )
+    llm = make_llm(args)
     settle()
     return llm
+
+
+def _ratios(served: Sequence[Served]) -> tuple[float, ...]:
+    median = statistics.median(s.total for s in served)
+    return tuple(s.total / median for s in served)
 
 
 async def _slept(seconds: float) -> float:
     began = asyncio.get_running_loop().time()
     await asyncio.sleep(seconds)
     return asyncio.get_running_loop().time() - began
-
-
-def _over(values: Sequence[float], idle: float) -> dict[str, float]:
-    return {f"p{p}": percentile(values, p / 100) / idle for p in (50, 95, 99)}
-
-
-def _print(cell: Cell) -> None:
-    high = "  ".join(
-        f"{name} " + "/".join(f"{value:.2f}" for value in values.values())
-        for name, values in (("ttft", cell.ttft), ("tpot", cell.tpot), ("e2e", cell.total))
-    )
-    line = f"{cell.policy:12} {cell.duty:4.0%}  {high}  low {cell.low_tokens_per_s:6.0f} tok/s"
-    print(
-        f"{line} ({cell.low_vs_low_only:.2f}), total {cell.total_vs_low_only:.2f}", file=sys.stderr
-    )
 
 
 def main() -> None:

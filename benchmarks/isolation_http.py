@@ -15,15 +15,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from redis import Redis
 
-from benchmarks.engine_efficiency import fill, prompts
-from benchmarks.isolation_load import HIGH_TOKENS, LOW_TOKENS
+from benchmarks.engine_efficiency import fill, prompts, worker
+from benchmarks.isolation_load import HIGH_TOKENS, LOW_TOKENS, percentile
 from config import connections, embedded_redis
-from scheduler.workers import alive
 
 QUEUE = "low"
 ROUNDS = 3
@@ -33,34 +32,21 @@ DUTY = 0.4
 @contextlib.contextmanager
 def product(url: str, port: int) -> Iterator[None]:
     """Run web and a worker as the Procfile does."""
-    bin_dir = Path(sys.executable).parent
-    web = [bin_dir / "gunicorn", "-c", "config/gunicorn.py", "api.app:create_app()"]
-    fast = [
-        bin_dir / "rq",
-        "worker",
-        "-c",
-        "config.rq",
-        "-w",
-        "gpu_worker.GPUWorker",
-        "high",
-        "low",
-    ]
-    environment = {**os.environ, "REDIS_URL": url, "PORT": str(port), "SLALOM_GATE": "strict"}
-    quiet = {"SLALOM_LOG_LEVEL": "WARNING"}
-    processes = [subprocess.Popen(c, env={**environment, **quiet}) for c in (web, fast)]
+    environment = {
+        "REDIS_URL": url,
+        "PORT": str(port),
+        "SLALOM_GATE": "strict",
+        "SLALOM_LOG_LEVEL": "WARNING",
+    }
+    gunicorn = str(Path(sys.executable).with_name("gunicorn"))
+    command = [gunicorn, "-c", "config/gunicorn.py", "api.app:create_app()"]
     connection = connections.commands(url)
-    try:
-        while not alive(connection, QUEUE):
-            if any(process.poll() is not None for process in processes):
-                sys.exit("the product did not start")
-            time.sleep(0.2)
-        yield
-    finally:
-        connection.delete(f"rq:queue:{QUEUE}")
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait()
+    with subprocess.Popen(command, env={**os.environ, **environment}) as web:
+        try:
+            with worker(connection, environment):
+                yield
+        finally:
+            web.terminate()
 
 
 def high(port: int, num: int, pause_s: float, rng: random.Random) -> list[float]:
@@ -108,13 +94,11 @@ def measure(num: int) -> dict[str, float]:
                 beside = high(port, num // ROUNDS, pause_s, rng)
             idle += [took / median for took in alone]
             ratios += [took / median for took in beside]
-            line = (
-                f"http: high alone {median * 1e3:.0f} ms, beside low {_p(beside, 0.5) * 1e3:.0f} ms"
-            )
-            print(line, file=sys.stderr)
+            times = f"{median * 1e3:.0f} ms, beside low {percentile(beside, 0.5) * 1e3:.0f} ms"
+            print(f"http: high alone {times}", file=sys.stderr)
     return {
-        "http_high_p50_vs_idle": _p(ratios, 0.5) / _p(idle, 0.5),
-        "http_high_p95_vs_idle": _p(ratios, 0.95) / _p(idle, 0.95),
+        "http_high_p50_vs_idle": percentile(ratios, 0.5) / percentile(idle, 0.5),
+        "http_high_p95_vs_idle": percentile(ratios, 0.95) / percentile(idle, 0.95),
     }
 
 
@@ -131,7 +115,3 @@ def flood(connection: Redis) -> Iterator[None]:
         while connection.zcard(f"rq:wip:{QUEUE}"):
             time.sleep(0.1)
         connection.delete(f"rq:finished:{QUEUE}")
-
-
-def _p(values: Sequence[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]

@@ -1,13 +1,13 @@
 """Loads for `benchmarks.isolation`: high requests one after another, low ones without end.
 
-Both go straight into an AsyncLLM; what the engine does is counted by a stat logger, step by step.
+Both go straight into the worker's own AsyncLLM, whose `steps` count what the engine does.
 """
 
 import asyncio
 import itertools
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,37 +19,9 @@ HIGH_TOKENS, LOW_TOKENS = 129, 129
 _numbers = itertools.count()
 
 
-@dataclass
-class Counted:
-    """Tokens that the engine generated, high and low together."""
-
-    num_tokens: int = 0
-    preempted: int = 0
-
-    def logger(self) -> Any:
-        """Return what vLLM takes for its Prometheus logger."""
-        from vllm.v1.metrics.loggers import PrometheusStatLogger
-
-        counted = self
-
-        class Logger(PrometheusStatLogger):
-            def __init__(self, *_: Any, **__: Any) -> None:
-                """Keep nothing of vLLM's."""
-
-            def record(
-                self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any
-            ) -> None:
-                """Count one step."""
-                if iteration_stats is not None:
-                    counted.num_tokens += iteration_stats.num_generation_tokens
-                    counted.preempted += iteration_stats.num_preempted_reqs
-
-            def _ignore(self, *_: Any, **__: Any) -> None:
-                """Keep nothing."""
-
-            log_engine_initialized = record_admission_rejection = record_sleep_state = _ignore
-
-        return Logger
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the value that `share` of `values` do not exceed."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 @dataclass(frozen=True, slots=True)

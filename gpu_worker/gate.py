@@ -14,7 +14,7 @@ KV        A high request that would find no free blocks takes those of low ones:
 A request whose place is taken is preempted as vLLM does it: it waits, keeps its tokens, and goes on
 later. At most twice, while there are others.
 
-It runs in EngineCore's process. vLLM calls this interface unstable: `vllm_engine.GATED_RELEASES`
+It runs in EngineCore's process. vLLM calls this interface unstable: `vllm_flags.GATED_RELEASES`
 names the releases for which `tests/contract/test_gate.py` has held it.
 """
 

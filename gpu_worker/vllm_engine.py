@@ -1,35 +1,26 @@
 """VLLMEngine: vLLM inside the worker's process, behind vLLM's own OpenAI serving objects.
 
 Chat templates, sampling, tools, structured outputs and log probabilities are vLLM's.
-`SLALOM_VLLM_ARGS` takes any flag of `vllm serve` and is read by vLLM's own parser; ours come first,
-so the operator's win. Scheduling is by priority. The step loop runs in a process of vLLM's own
-(EngineCore); this one renders prompts and collects outputs.
+Scheduling is by priority. The step loop runs in a process of vLLM's own (EngineCore); this one
+renders prompts and collects outputs.
 
-Paths inside vLLM move between releases: they are all in this module and `vllm_runs`, and
-`tests/contract` holds them.
+Paths inside vLLM move between releases: they are all in this module, `vllm_flags` and `vllm_runs`,
+and `tests/contract` holds them.
 """
 
 import asyncio
 import gc
-import logging
-import os
-import shlex
-import shutil
 import threading
 import time
 from argparse import Namespace
 from collections.abc import AsyncGenerator
 from concurrent.futures import Future
-from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any
 
 import psutil
 
-from config.settings import ROOT, Settings
+from config.settings import Settings
 from gpu_worker.engine import (
     Aborted,
     EngineDead,
@@ -42,41 +33,10 @@ from gpu_worker.engine import (
     Load,
     Response,
 )
-from gpu_worker.gate_policy import gate_options
+from gpu_worker.vllm_flags import GATE, parse_flags, prepare_environment
 from gpu_worker.vllm_runs import Run, current_run, make_llm
 from scheduler.jobs import Request
 from scheduler.so_far import SoFar
-
-logger = logging.getLogger(__name__)
-
-ADDER = ROOT / "models" / "adder"
-ADDER_FLAGS = ("--dtype", "float32", "--enforce-eager", "--max-num-seqs", "64")
-"""For the model in this repository, which is too small to gain from compilation."""
-
-GATE = "slalom_gate"
-"""Key of the gate's options in vLLM's `additional_config`."""
-GATED_RELEASES = {"0.32"}
-"""vLLM's releases for which `tests/contract/test_gate.py` has held the gate."""
-
-FLAGS = ("--scheduling-policy", "priority", "--enable-prefix-caching", "--no-use-tqdm-on-load")
-
-
-def prepare_environment(settings: Settings) -> None:
-    """Set what vLLM reads from the environment at its import; the operator's own values stay."""
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")  # we have threads
-    if Path(settings.model).is_dir():
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    if _is_adder(settings):
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-    if find_spec("nvidia") is None and shutil.which("g++") is None:
-        # Without a compiler the first request that torch would compile for kills the engine.
-        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-
-
-def _is_adder(settings: Settings) -> bool:
-    return Path(settings.model).resolve() == ADDER
 
 
 class VLLMEngine:
@@ -226,62 +186,6 @@ def settle() -> None:
     envs.enable_envs_cache()  # vLLM reads the environment for every token otherwise
     gc.collect()
     gc.freeze()  # vLLM's million objects are here to stay: not worth a look at every collection
-
-
-def parse_flags(settings: Settings) -> Namespace:
-    """Return vLLM's own parse of our flags and the operator's; EngineStartError names a bad one."""
-    parser = _parser()
-
-    def refuse(message: str) -> NoReturn:
-        raise EngineStartError(f"SLALOM_VLLM_ARGS: {message}; see `vllm serve --help`")
-
-    parser.error = refuse
-    adder = ADDER_FLAGS if _is_adder(settings) else ()
-    ours = ["--model", settings.model, "--served-model-name", settings.served_model, *FLAGS, *adder]
-    args: Namespace = parser.parse_args([*ours, *shlex.split(settings.vllm_args)])
-    if args.scheduling_policy != "priority":
-        refuse("--scheduling-policy must stay priority, or tiers would mean nothing in the engine")
-    _add_gate(args, settings)
-    return args
-
-
-def _add_gate(args: Namespace, settings: Settings) -> None:
-    """Have vLLM use our scheduler, where there are high and low tiers and this vLLM is known."""
-    options = gate_options(settings)
-    if options is None:
-        return
-    if args.scheduler_cls is not None:
-        _warn_ungated(f"SLALOM_VLLM_ARGS names the scheduler {args.scheduler_cls}")
-    elif (release := _release()) not in GATED_RELEASES:
-        _warn_ungated(f"it is not known to work with vLLM {release}")
-    else:
-        args.scheduler_cls = "gpu_worker.gate.GatedScheduler"
-        args.additional_config = {**(args.additional_config or {}), GATE: asdict(options)}
-
-
-def _warn_ungated(reason: str) -> None:
-    extra = {"event": "gate.off", "reason": reason}
-    logger.warning("the step gate is off: low requests only leave seats free", extra=extra)
-
-
-def _release() -> str:
-    """Return major and minor of the installed vLLM, under either name of its package."""
-    for package in ("vllm", "vllm-cpu"):
-        try:
-            return ".".join(version(package).split(".")[:2])
-        except PackageNotFoundError:
-            continue
-    return "unknown"
-
-
-def _parser() -> Any:
-    try:
-        from vllm.entrypoints.launchers.cli_args import make_arg_parser
-    except ImportError:
-        from vllm.entrypoints.openai.cli_args import make_arg_parser
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-    return make_arg_parser(FlexibleArgumentParser(prog="SLALOM_VLLM_ARGS"))
 
 
 def _init_app_state() -> Any:

@@ -207,10 +207,11 @@ def _rest(request: Any, ids: list[int]) -> Any:
 
 
 class Steps:
-    """When the last step's outputs came (monotonic clock), and how many tokens all of them had."""
+    """When the last step's outputs came (monotonic clock); all tokens and preemptions so far."""
 
     last_at = 0.0
     num_tokens = 0
+    num_preempted = 0
 
 
 def _step_clock(steps: Steps) -> type:
@@ -229,6 +230,7 @@ def _step_clock(steps: Steps) -> type:
             steps.last_at = time.monotonic()
             if iteration_stats is not None:
                 steps.num_tokens += iteration_stats.num_generation_tokens
+                steps.num_preempted += iteration_stats.num_preempted_reqs
 
         def _ignore(self, *_: Any, **__: Any) -> None:
             """Keep nothing."""

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from config.settings import Settings
-from gpu_worker import vllm_engine
+from gpu_worker import vllm_engine, vllm_flags
 from gpu_worker.gate_policy import GateOptions, gate_options
-from gpu_worker.vllm_engine import GATE, VLLMEngine, _add_gate
+from gpu_worker.vllm_engine import VLLMEngine
+from gpu_worker.vllm_flags import GATE, _add_gate
 
 OURS = "gpu_worker.gate.GatedScheduler"
 
@@ -28,11 +29,11 @@ def is_gated(args: Namespace, monkeypatch: pytest.MonkeyPatch) -> bool:
     return VLLMEngine(SimpleNamespace(vllm_config=config), None, "adder").is_gated
 
 
-@pytest.mark.parametrize("release", sorted(vllm_engine.GATED_RELEASES))
+@pytest.mark.parametrize("release", sorted(vllm_flags.GATED_RELEASES))
 def test_a_known_vllm_gets_our_scheduler_and_its_options(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, release: str
 ) -> None:
-    monkeypatch.setattr(vllm_engine, "_release", lambda: release)
+    monkeypatch.setattr(vllm_flags, "_release", lambda: release)
     settings, args = Settings(gate="share:0.25"), arguments(additional_config={"theirs": 1})
 
     _add_gate(args, settings)
@@ -60,7 +61,7 @@ def test_where_it_cannot_be_ours_one_warning_says_why(
     theirs: str | None,
     reason: str,
 ) -> None:
-    monkeypatch.setattr(vllm_engine, "_release", lambda: release)
+    monkeypatch.setattr(vllm_flags, "_release", lambda: release)
     args = arguments(scheduler_cls=theirs)
 
     _add_gate(args, Settings())
@@ -75,7 +76,7 @@ def test_where_it_cannot_be_ours_one_warning_says_why(
 def test_off_is_vllms_own_scheduler_without_a_warning(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(vllm_engine, "_release", lambda: "0.33")
+    monkeypatch.setattr(vllm_flags, "_release", lambda: "0.33")
     args = arguments()
 
     _add_gate(args, Settings(gate="off"))
@@ -99,9 +100,9 @@ def test_the_release_is_read_under_either_name_of_the_package(
 ) -> None:
     def version(package: str) -> str:
         if package not in installed:
-            raise vllm_engine.PackageNotFoundError
+            raise vllm_flags.PackageNotFoundError
         return installed[package]
 
-    monkeypatch.setattr(vllm_engine, "version", version)
+    monkeypatch.setattr(vllm_flags, "version", version)
 
-    assert vllm_engine._release() == release
+    assert vllm_flags._release() == release
