@@ -107,6 +107,12 @@ async def until_told() -> str:
     return "told"
 
 
+def fail_when_told() -> None:
+    """Fail once somebody sets `go:{job}`; no coroutine, whose loop RQ's worker leaves open."""
+    asyncio.run(until_told())
+    raise RuntimeError("told to fail")
+
+
 def note_in_meta() -> None:
     """Change the job's meta without saving it."""
     job = rq.get_current_job()
