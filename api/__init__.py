@@ -2,6 +2,9 @@
 
 app            the Flask application that gunicorn serves
 context        what every request needs, built once per process
+auth           who calls
+order          what a caller wants done, whichever route it came by
+intake         the one way by which an order becomes a job
 jobs           submit, look at, cancel a job
 waiting        requests that wait for their job to end
 prefer         the `Prefer: wait=N` header

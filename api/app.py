@@ -8,7 +8,7 @@ Everything a request needs is in one `Context`, handed to the routes. The server
 
 from flask import Flask, Response
 
-from api import access_log, problems
+from api import access_log, auth, problems
 from api.context import Context
 from api.dead_letters import DeadLetterRoutes
 from api.jobs import Jobs
@@ -26,6 +26,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask("api", static_folder=None)
     problems.register(app)
     access_log.register(app)
+    auth.register(app)
     app.register_blueprint(Jobs(context).blueprint())
     app.register_blueprint(DeadLetterRoutes(context).blueprint())
     app.register_blueprint(Operations(context).blueprint())

@@ -6,6 +6,7 @@ from typing import Self
 from redis import Redis
 
 from api.door import Door
+from api.intake import Intake
 from api.prompt_length import PromptLength
 from api.waiting import Waiters
 from config import connections
@@ -22,28 +23,33 @@ class Context:
     settings: Settings
     tiers: TierTable
     connection: Redis
-    submitter: Submitter
     door: Door
+    intake: Intake
     waiters: Waiters
-    prompt_length: PromptLength
 
     @classmethod
     def build(cls, settings: Settings) -> Self:
         """Return the context of this process; nothing is connected and no thread started yet."""
         tiers = settings.tiers()
         connection = connections.commands(settings.redis)
+        door = Door(tiers, Estimator(connection, tiers))
         return cls(
             settings=settings,
             tiers=tiers,
             connection=connection,
-            submitter=Submitter(connection, tiers),
-            door=Door(tiers, Estimator(connection, tiers)),
+            door=door,
+            intake=Intake(
+                connection,
+                settings.served_model,
+                PromptLength.of(settings),
+                door,
+                Submitter(connection, tiers),
+            ),
             waiters=Waiters(
                 connection,
                 connections.listener(settings.redis),
                 capacity=_waiting_threads(settings.web_threads),
             ),
-            prompt_length=PromptLength.of(settings),
         )
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from rq.job import Job, JobStatus
 
+from api.order import Order
 from api.problems import TooLate
-from api.schemas import Expectation, JobRequest
+from api.schemas import Expectation
 from config.tiers import TierTable
 from scheduler.admission import Admitted, Decision, Refused, at_risk, decide
 from scheduler.deadlines import of_job
 from scheduler.estimator import Estimator
-from scheduler.jobs import Request
 
 logger = logging.getLogger(__name__)
 
@@ -29,14 +29,13 @@ class Door:
     tiers: TierTable
     estimator: Estimator
 
-    def admit(self, wanted: JobRequest, request: Request) -> Admitted:
+    def admit(self, order: Order) -> Admitted:
         """Return how the job may come; TooLate if it would be in vain."""
-        asked = wanted.tier_in(self.tiers)
-        decision = self._decide(asked, wanted, request)
-        if isinstance(decision, Refused) and wanted.fallback_tier:
-            decision = self._decide(wanted.fallback_tier, wanted, request)
+        decision = self._decide(order.tier, order)
+        if isinstance(decision, Refused) and order.fallback_tier:
+            decision = self._decide(order.fallback_tier, order)
         if isinstance(decision, Refused):
-            extra = {"event": "job.refused", "tier": asked, "earliest_s": decision.earliest_s}
+            extra = {"event": "job.refused", "tier": order.tier, "earliest_s": decision.earliest_s}
             logger.info("job refused", extra=extra)
             raise _too_late(decision)
         return decision
@@ -50,9 +49,9 @@ class Door:
             return Expectation()
         return Expectation.of(outlook, at_risk=at_risk(of_job(job), outlook))
 
-    def _decide(self, tier: str, wanted: JobRequest, request: Request) -> Decision:
-        outlook = self.estimator.before(request, tier)
-        return decide(tier, wanted.deadlines_in(self.tiers, outlook.at, tier), outlook)
+    def _decide(self, tier: str, order: Order) -> Decision:
+        outlook = self.estimator.before(order.request, tier)
+        return decide(tier, order.deadlines(self.tiers, outlook.at, tier), outlook)
 
 
 def _too_late(refused: Refused) -> TooLate:

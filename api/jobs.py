@@ -22,21 +22,19 @@ from rq.exceptions import DeserializationError
 from rq.job import Job
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from api import prefer
+from api import auth, prefer
 from api.context import Context
+from api.intake import Accepted
 from api.problems import (
     BodyTooLarge,
-    Invalid,
     JobEnded,
     JobUnreadable,
     NotJson,
-    RedisUnavailable,
 )
 from api.schemas import Expectation, JobBody, JobRequest
 from config.connections import UNAVAILABLE
-from scheduler import cancel, jobs, models
-from scheduler.admission import Admitted
-from scheduler.jobs import ENDED, Request
+from scheduler import cancel, jobs
+from scheduler.jobs import ENDED
 
 logger = logging.getLogger(__name__)
 
@@ -64,15 +62,15 @@ class Jobs:
         settings = self.context.settings
         wait_s = prefer.wait_s(request.headers.get("Prefer"), most_s=settings.max_wait_s)
         wanted = JobRequest.parse(json_body(settings.max_body_bytes), self.context.tiers)
-        model = self._model(wanted)
+        order = wanted.order(self.context.tiers)
         job_id = str(uuid4())
         with self.context.waiters.expect(job_id) if wait_s else nullcontext() as ended:
-            job, said = self._accept(wanted, model, job_id)
+            accepted = self.context.intake.accept(order, auth.caller(), job_id=job_id)
             if ended:
                 ended.wait(wait_s)
         if not wait_s:
-            return _accepted(job_body(job, said), applied=wait_s)
-        return _accepted(self._latest(job, said), applied=wait_s if ended else None)
+            return _accepted(job_body(accepted.job, accepted.expectation), applied=wait_s)
+        return _accepted(self._latest(accepted), applied=wait_s if ended else None)
 
     def show(self, job_id: str) -> Response:
         """Show a job."""
@@ -90,47 +88,12 @@ class Jobs:
             return _answer(body.model_copy(update={"stopping": True}), HTTPStatus.ACCEPTED)
         return _answer(body)
 
-    def _model(self, wanted: JobRequest) -> str:
-        """Return the model that serves the request; Invalid if none does or it has no room."""
-        lengths = {m.name: m.max_model_len for m in models.announced(self.context.connection)}
-        served = self.context.settings.served_model
-        model = wanted.model or served
-        if lengths and model not in {served, *lengths}:
-            text = f"there is no such model; use one of {', '.join(lengths)}"
-            raise Invalid([{"field": "model", "message": text}])
-        self.context.prompt_length.check(wanted, model, lengths.get(model))
-        return model
-
-    def _accept(self, wanted: JobRequest, model: str, job_id: str) -> tuple[Job, Expectation]:
-        request = wanted.openai(model)
-        admitted = self.context.door.admit(wanted, request)
-        job = self._enqueue(request, admitted, wanted.metadata, job_id)
-        extra = {"event": "job.accepted", "job_id": job.id, "tier": admitted.tier}
-        logger.info("job accepted", extra={**extra, "queue": job.origin})
-        return job, Expectation.of(admitted.outlook, at_risk=admitted.at_risk)
-
-    def _enqueue(
-        self, request: Request, admitted: Admitted, metadata: dict[str, str] | None, job_id: str
-    ) -> Job:
-        try:
-            return self.context.submitter.submit(
-                request,
-                tier=admitted.tier,
-                metadata=metadata,
-                job_id=job_id,
-                deadlines=admitted.deadlines,
-                outlook=admitted.outlook,
-            )
-        except UNAVAILABLE as error:
-            text = "Redis did not answer; the job may have been accepted: look before sending again"
-            raise RedisUnavailable(text, instance=_url(job_id)) from error
-
-    def _latest(self, job: Job, said: Expectation) -> JobBody:
+    def _latest(self, accepted: Accepted) -> JobBody:
         """Return what is known of an accepted job by now."""
         try:
-            return self._body(self._fetch(job.id))
+            return self._body(self._fetch(accepted.job.id))
         except UNAVAILABLE:
-            return job_body(job, said)
+            return job_body(accepted.job, accepted.expectation)
 
     def _body(self, job: Job) -> JobBody:
         with readable(job.id):

@@ -20,8 +20,8 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from tokenizers import Tokenizer
 
+from api.order import Order
 from api.problems import ContextExceeded
-from api.schemas import JobRequest
 from config.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -52,21 +52,22 @@ class PromptLength:
             logger.warning("prompts are not measured", extra=extra)
             return cls(model)
 
-    def check(self, request: JobRequest, model: str, max_model_len: int | None) -> None:
-        """Raise ContextExceeded for a prompt too long; `max_model_len` as announced for `model`."""
-        limit = max_model_len or self.max_positions
-        if limit is None or self.tokenizer is None or model != self.model:
+    def check(self, order: Order, max_model_len: int | None) -> None:
+        """Raise ContextExceeded for a prompt too long; `max_model_len` as its workers said."""
+        limit, body = max_model_len or self.max_positions, order.request["body"]
+        if limit is None or self.tokenizer is None or body["model"] != self.model:
             return
-        length = self._length(self.tokenizer, request)
-        if length + (request.max_tokens or 1) > limit:
-            raise ContextExceeded([_fault(request, length, limit)])
+        length = self._length(self.tokenizer, body)
+        if length + (order.max_tokens or 1) > limit:
+            raise ContextExceeded([_fault(order, length, limit)])
 
-    def _length(self, tokenizer: Tokenizer, request: JobRequest) -> int:
+    def _length(self, tokenizer: Tokenizer, body: dict[str, Any]) -> int:
         """Return the number of tokens, for a conversation at least that of its contents."""
         try:
-            if request.prompt is not None:
-                return len(tokenizer.encode(request.prompt).ids)
-            texts = [_kept(message.content) for message in request.messages or []]
+            if isinstance(prompt := body.get("prompt"), str):
+                return len(tokenizer.encode(prompt).ids)
+            messages = body.get("messages") or []
+            texts = [_kept(m["content"]) for m in messages if isinstance(m.get("content"), str)]
             return sum(len(tokenizer.encode(t, add_special_tokens=False).ids) for t in texts)
         except Exception as error:  # text the tokenizer has no token for: the engine will say so
             extra = {"event": "prompt_length.failed", "error": type(error).__name__}
@@ -79,9 +80,10 @@ def _kept(content: str) -> str:
     return content.rpartition("</think>")[2].strip()
 
 
-def _fault(request: JobRequest, length: int, limit: int) -> Any:
-    field, least = ("prompt", "") if request.messages is None else ("messages", "at least ")
-    asked = f" and max_tokens asks for {request.max_tokens} more" if request.max_tokens else ""
+def _fault(order: Order, length: int, limit: int) -> Any:
+    is_prompt = "prompt" in order.request["body"]
+    field, least = ("prompt", "") if is_prompt else ("messages", "at least ")
+    asked = f" and max_tokens asks for {order.max_tokens} more" if order.max_tokens else ""
     text = f"has {least}{length} tokens{asked}; the model's context is {limit} tokens, with output"
     return {"field": field, "message": text}
 

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from api.order import Order
 from api.problems import FieldError, Invalid, MalformedJson
 from config.tiers import TierTable
-from scheduler.deadlines import Deadlines
 from scheduler.estimate import Outlook
-from scheduler.jobs import JobView, Request, Status
+from scheduler.jobs import JobView, Status
 
 MAX_STOPS = 4
 MAX_FIELD_NAME = 80
@@ -27,6 +27,7 @@ MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
 
 _OPENAI_FIELDS = {
+    "model",
     "prompt",
     "messages",
     "max_tokens",
@@ -63,6 +64,7 @@ class JobRequest(_Strict):
     stop: str | list[str] | None = None
     seed: Seed | None = None
     ignore_eos: bool | None = None
+    stream: bool | None = None
     start_within_s: Seconds | None = None
     finish_within_s: Seconds | None = None
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
@@ -110,26 +112,19 @@ class JobRequest(_Strict):
         """Return the name of the tier that is asked for."""
         return tiers.default_tier if self.tier is None else self.tier
 
-    def deadlines_in(self, tiers: TierTable, now: float, tier: str) -> Deadlines:
-        """Return its deadlines if it is submitted to `tier` at `now` (epoch s).
-
-        What it asks for itself holds in the tier that it asks for, not in its fallback.
-        """
-        objectives = tiers.tiers[tier].objectives
-        if tier != self.tier_in(tiers):
-            return Deadlines.of(objectives, now)
-        return Deadlines.of(
-            objectives,
-            now,
-            start_within_s=self.start_within_s,
-            finish_within_s=self.finish_within_s,
-        )
-
-    def openai(self, model: str) -> Request:
-        """Return the OpenAI request to `model`, with only what was given."""
+    def order(self, tiers: TierTable) -> Order:
+        """Return the order: an OpenAI request with only what was given."""
         endpoint = "/v1/chat/completions" if self.messages else "/v1/completions"
         given = self.model_dump(include=_OPENAI_FIELDS, exclude_none=True)
-        return {"endpoint": endpoint, "body": {"model": model, **given}}
+        return Order(
+            {"endpoint": endpoint, "body": given},
+            self.tier_in(tiers),
+            fallback_tier=self.fallback_tier,
+            start_within_s=self.start_within_s,
+            finish_within_s=self.finish_within_s,
+            metadata=self.metadata or {},
+            stream=self.stream or False,
+        )
 
 
 def problem_of(error: ValidationError) -> Invalid | MalformedJson:

@@ -22,7 +22,7 @@ of its OpenAI response as far as it came, until it is claimed again. `attempts` 
 0 even, if and only if the job has started since it was submitted or replayed. Its deadlines stay:
 `start_by`, `finish_by`, `deadline_since`, and `promote_at`, from when on it may be promoted (all
 epoch s). So do `place` (`scheduler.line`) and `promise` (`scheduler.estimate`), until a retry or a
-replay puts the job at the end of a queue again.
+replay puts the job at the end of a queue again; and `stream` (1: its tokens are kept as they come).
 
 Ours:
 

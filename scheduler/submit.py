@@ -43,10 +43,12 @@ class Submitter:
         job_id: str | None = None,
         deadlines: Deadlines | None = None,
         outlook: Outlook | None = None,
+        stream: bool = False,
     ) -> DatedJob:
         """Return the queued job; UnknownTier, or RedisError if it was not accepted.
 
         Without `deadlines` the tier's objectives give them. The job keeps the promise of `outlook`.
+        With `stream` its tokens are kept as they come.
         """
         policy = self._policy(tier)
         if deadlines is None:
@@ -75,6 +77,8 @@ class Submitter:
             self._watch(job, pipeline)
             if outlook and outlook.promise:
                 pipeline.hset(job.key, "promise", outlook.promise.text())
+            if stream:
+                pipeline.hset(job.key, "stream", 1)
             expected = outlook.size if outlook else size(request)
             enter(pipeline, job.key, policy.queue, expected.work)
             pipeline.execute()

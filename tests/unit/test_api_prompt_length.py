@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from api.order import Order
 from api.problems import ContextExceeded
 from api.prompt_length import PromptLength
-from api.schemas import JobRequest
 from config.settings import Settings
 
 CONTEXT = 8
@@ -35,13 +35,17 @@ def measure(model: Path | str, **settings: Any) -> PromptLength:
     return PromptLength.of(Settings(model=str(model), **settings))
 
 
-def prompt(words: int, max_tokens: int | None = None) -> JobRequest:
-    return JobRequest(prompt="a " * words, max_tokens=max_tokens)
+def order(model: str = "tiny", **body: Any) -> Order:
+    return Order({"endpoint": "/v1/completions", "body": {"model": model, **body}}, "standard")
 
 
-def fits(length: PromptLength, request: JobRequest, announced: int | None = None) -> bool:
+def prompt(words: int, max_tokens: int | None = None) -> Order:
+    return order(prompt="a " * words, max_tokens=max_tokens)
+
+
+def fits(length: PromptLength, wanted: Order, announced: int | None = None) -> bool:
     try:
-        length.check(request, length.model, announced)
+        length.check(wanted.to_model(length.model), announced)
     except ContextExceeded:
         return False
     return True
@@ -69,7 +73,7 @@ def test_the_problem_names_the_field_and_the_numbers(tmp_path: Path) -> None:
     length = measure(save_model(tmp_path / "tiny"))
 
     with pytest.raises(ContextExceeded) as error:
-        length.check(prompt(20, max_tokens=5), "tiny", None)
+        length.check(prompt(20, max_tokens=5), None)
 
     fault = error.value.errors[0]
     assert fault["field"] == "prompt"
@@ -83,9 +87,9 @@ def test_messages_are_counted_by_their_contents(tmp_path: Path) -> None:
     messages = [{"role": "system", "content": "a a a"}, {"role": "user", "content": "a a a a a"}]
 
     with pytest.raises(ContextExceeded, match="messages: has at least 8 tokens"):
-        length.check(JobRequest.model_validate({"messages": messages}), "tiny", None)
+        length.check(order(messages=messages), None)
 
-    assert fits(length, JobRequest.model_validate({"messages": messages[1:]}))
+    assert fits(length, order(messages=messages[1:]))
 
 
 def test_what_the_workers_announced_counts_more_than_the_models_files(tmp_path: Path) -> None:
@@ -118,7 +122,7 @@ def test_the_context_is_read_from_the_models_own_configuration(
 def test_a_model_of_another_name_is_not_measured(tmp_path: Path) -> None:
     length = measure(save_model(tmp_path / "tiny"))
 
-    length.check(prompt(50), "another", 8)  # raises nothing
+    length.check(order("another", prompt="a " * 50), 8)  # raises nothing
 
 
 @pytest.mark.parametrize("flags", ["--tokenizer other", "--revision v2", "--tokenizer=other"])
@@ -146,7 +150,7 @@ def test_text_without_tokens_is_left_to_the_engine(tmp_path: Path) -> None:
     strict = Tokenizer(models.WordLevel({"a": 0}, unk_token="<unk>"))
     strict.save(str(folder / "tokenizer.json"))
 
-    assert fits(measure(folder), JobRequest(prompt="no such word"))
+    assert fits(measure(folder), order(prompt="no such word"))
 
 
 def test_a_model_of_the_hub_is_measured_from_the_local_cache(

@@ -26,9 +26,9 @@ def parse(table: TierTable, **body: Any) -> JobRequest:
 def test_a_prompt_becomes_a_completion_with_only_what_was_given(table: TierTable) -> None:
     request = parse(table, prompt="1+1=", max_tokens=4, temperature=0, tier="premium")
 
-    assert request.openai("adder") == {
+    assert request.order(table).request == {
         "endpoint": "/v1/completions",
-        "body": {"model": "adder", "prompt": "1+1=", "max_tokens": 4, "temperature": 0},
+        "body": {"prompt": "1+1=", "max_tokens": 4, "temperature": 0},
     }
 
 
@@ -38,9 +38,9 @@ def test_messages_become_a_chat_completion(table: TierTable) -> None:
 
     request = parse(table, messages=messages, metadata={"a": "b"}, **rest)
 
-    assert request.openai("adder") == {
+    assert request.order(table).request == {
         "endpoint": "/v1/chat/completions",
-        "body": {"model": "adder", "messages": messages, **rest},
+        "body": {"messages": messages, **rest},
     }
 
 
@@ -49,7 +49,7 @@ def test_null_is_the_same_as_not_given(table: TierTable) -> None:
 
     request = parse(table, prompt="1+1=", **nulls)
 
-    assert request.openai("adder")["body"] == {"model": "adder", "prompt": "1+1="}
+    assert request.order(table).request["body"] == {"prompt": "1+1="}
     assert request.tier_in(table) == table.default_tier
 
 
