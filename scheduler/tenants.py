@@ -8,6 +8,8 @@ class Tenant:
     """A customer."""
 
     name: str
+    weight: float = 1.0
+    """Its share of a queue beside other tenants that have jobs there."""
 
 
 ANYBODY = Tenant("default")
