@@ -106,14 +106,14 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
         if self._is_stuck:  # a step that vLLM makes alone frees what is in the way
             return []
         if not high and not come:
-            self._limit_low(now, [], MANY)
+            self._limit_low(now, [], 0, MANY)
             if self.running:
                 self._gate.passed_freely()
             return []
         stay, aside, num_more = self._choose(now, high, low, come)
         self.running = high + stay
         if num_more and not is_evicting:  # who was just evicted would start
-            self._limit_low(now, high, num_more)
+            self._limit_low(now, high, len(come), num_more)
         else:
             room = self.max_num_active_reqs - len(aside)
             self.max_num_active_reqs = min(len(self.running) + len(come), room)
@@ -132,19 +132,22 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
             return [], [], 0 if starting else MANY
         ready = [r for r in low if not r.is_prefill_chunk]
         reading = [r for r in low if r.is_prefill_chunk]
+        num_tokens = len(ready) * (1 + self.num_spec_tokens)
         if not starting:  # else the prompts of high ones need the step's tokens
+            num_tokens += sum(map(_num_next, reading))
             ready, reading = ready + reading, []
         most = self.max_num_scheduled_tokens
         views, num_high = self._views(high, come), sum(map(_num_next, (*high, *come)))
-        if self._gate.opens(now, views, min(most, num_high + sum(map(_num_next, ready)))):
+        if self._gate.opens(now, views, min(most, num_high + num_tokens)):
             return ready, reading, 0 if starting else MANY
         num_low = min(len(low) + num_waiting, self.max_num_active_reqs)
-        num = self._gate.num_beside(now, views, min(most, num_high), num_low)
+        num_can = len(ready) if starting else num_low
+        num = self._gate.num_beside(now, views, min(most, num_high), num_low, num_can)
         num_more = 0 if starting else max(0, num - len(ready))
         return ready[:num], ready[num:] + reading, num_more
 
-    def _limit_low(self, now: float, high: list[Request], num_more: int) -> None:
-        """Let waiting low requests start only as far as the reserve allows."""
+    def _limit_low(self, now: float, high: list[Request], num_come: int, num_more: int) -> None:
+        """Let low requests start, after the high ones, only as far as the reserve allows."""
         if now - self._high_at > HOLD_S:
             return
         reserve = self._gate.options.reserve
@@ -152,10 +155,10 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
             reserve = self.max_num_running_reqs // 8
         kept = max(reserve - len(high), min(reserve, HEADROOM))
         starting = sum(not r.num_output_tokens for r in self.running)
-        most = len(self.running) + min(num_more, max(0, STARTS - starting))
+        most = len(self.running) + num_come + min(num_more, max(0, STARTS - starting))
         pool = self.kv_cache_manager.block_pool
         if pool.get_num_free_blocks() < KEPT_BLOCKS * pool.num_gpu_blocks:
-            most = 0
+            most = num_come
         seats = min(most, self.max_num_active_reqs - kept)
         self.max_num_active_reqs = max(seats, len(self.running))
         self._limit_tokens(now, high)

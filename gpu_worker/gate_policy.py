@@ -9,10 +9,13 @@ are left out:
     slo           as many as no high request will notice: each one's next token still comes by its
                   due time, `first token + i * TPOT` (the first: `arrival + TTFT`)
 
-and, in every mode, now and then all of them, as the floor owes it. The floor is a share of all
-steps in which low requests are there, and steps without high ones pay it too, for up to
+and, in every mode, as many as the floor owes them. The floor is a share of what low requests would
+do if all of them were in every step, and steps without high ones pay it too, for up to
 `FLOOR_MEMORY` steps ahead: a high tier that pauses now and then never meets it, one that never
-pauses loses that share.
+pauses loses that share. It is paid by a few low ones in every step rather than by all in some:
+an engine may need time to take requests into its batch that a step before left out. For the same
+reason `slo` keeps every high request `IN_HAND` tokens ahead of its due times, and lets what a step
+was longer or shorter than expected change the next ones little by little.
 
 Pure but for `gate_options`: instants come in as arguments (s, any one clock), nothing here knows
 vLLM.
@@ -32,6 +35,10 @@ FLOOR_MEMORY = 2_000
 """Steps over which the floor's share is kept."""
 FORGET = 0.98
 """Weight of the past at every new step time."""
+IN_HAND = 2.0
+"""Tokens, at the pace of its objective, that `slo` keeps a high request ahead of its due times."""
+SMOOTH = 8
+"""Steps over which what is in hand beyond that is spent."""
 ROUNDING = 1e-12
 """Relative variance of step sizes below which they are all the same."""
 
@@ -159,10 +166,6 @@ class Steps:
         first = max(self._on_their_way[0][0], self._done_at)
         return max(now, first + sum(self.time.of(n) for _, n in self._on_their_way))
 
-    def done_at(self, now: float, num_tokens: int) -> float:
-        """Return when a step of `num_tokens` will be done if it is scheduled now."""
-        return self.begins_at(now) + self.time.of(num_tokens)
-
 
 @dataclass(slots=True)
 class Gate:
@@ -172,50 +175,72 @@ class Gate:
     steps: Steps = field(default_factory=Steps)
     _owed: float = 0.0
     """What the floor owes low, in steps; negative: paid in advance."""
+    _num_beside: int = 0
+    """How many low requests joined the latest step with a high one."""
 
     @property
     def owes(self) -> bool:
-        """Whether the floor gives the next step to low requests."""
-        return self._owed + self.options.floor >= 1
+        """Whether low requests have gone without the floor for so long that a step is theirs."""
+        return self._owed >= 1
 
     def opens(self, now: float, highs: Iterable[High], num_tokens: int) -> bool:
         """Whether all low requests, `num_tokens` with the high ones, join the next step."""
         self._owed += self.options.floor
-        opened = self._owed >= 1 or self._grants_all(now, highs, num_tokens)
+        opened = self._grants_all(now, highs, num_tokens)
         if opened:
-            self._pay(1.0)
+            self.pay(1.0)
         return opened
 
-    def num_beside(self, now: float, highs: Iterable[High], num_tokens: int, num_low: int) -> int:
+    def num_beside(
+        self, now: float, highs: Iterable[High], num_tokens: int, num_low: int, num_can: int
+    ) -> int:
         """Return how many low requests, a token each, join a step that did not open to all.
 
-        The high ones have `num_tokens`; of low ones there are `num_low`, at least one.
+        The high ones have `num_tokens`; of low ones there are `num_low`, at least one, of which
+        `num_can` can join it.
         """
         most = 0.0
         if self.options.mode == "share":
             most = math.ceil(self.options.share * num_low)
         elif self.options.mode == "slo":
-            most = self.most_tokens(now, highs) - num_tokens
-        num = int(min(max(most, 0), num_low))
-        self._pay(num / num_low)
-        return num
+            most = self._steady(self.most_tokens(now, highs) - num_tokens)
+        if self._owed > 0:
+            most = max(most, math.ceil(self.options.floor * num_low))
+        self._num_beside = int(min(max(most, 0), num_can))
+        self.pay(self._num_beside / num_low)
+        return self._num_beside
 
     def most_tokens(self, now: float, highs: Iterable[High]) -> float:
         """Return how many tokens let the next step be in time; inf if any number does."""
-        begins_at = self.steps.begins_at(now)
-        due_at = min((high.due_at(self.options) for high in highs), default=math.inf)
-        return self.steps.time.num_within(due_at - begins_at)
+        return self.steps.time.num_within(self._most_s(now, highs))
 
     def passed_freely(self) -> None:
         """Note a step with low requests and no high one."""
         self._owed += self.options.floor
-        self._pay(1.0)
+        self.pay(1.0)
 
-    def _pay(self, steps: float) -> None:
+    def pay(self, steps: float) -> None:
+        """Note how much of a step low requests had."""
         self._owed = max(self._owed - steps, -FLOOR_MEMORY * self.options.floor)
+
+    def _steady(self, most: float) -> float:
+        """Return `most`, or as many as last time if that is about the same."""
+        return self._num_beside if abs(most - self._num_beside) <= 1 else most
 
     def _grants_all(self, now: float, highs: Iterable[High], num_tokens: int) -> bool:
         if self.options.mode == "slo":
-            done_at = self.steps.done_at(now, num_tokens)
-            return all(done_at <= high.due_at(self.options) for high in highs)
+            return self.steps.time.of(num_tokens) <= self._most_s(now, highs)
         return self.options.mode == "share" and self.options.share >= 1
+
+    def _most_s(self, now: float, highs: Iterable[High]) -> float:
+        """Return how long the next step may take (s)."""
+        begins_at = self.steps.begins_at(now)
+        return min((self._spent(high, begins_at) for high in highs), default=math.inf)
+
+    def _spent(self, high: High, begins_at: float) -> float:
+        """Return how much of its time in hand a high request spends on the next step (s)."""
+        in_hand = high.due_at(self.options) - begins_at
+        if high.first_token_at is None:
+            return in_hand
+        pace = self.options.margin * self.options.tpot_s
+        return min(in_hand, pace + (in_hand - (1 + IN_HAND) * pace) / SMOOTH)

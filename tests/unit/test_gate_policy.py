@@ -1,7 +1,9 @@
 """The gate's policy: who joins a step, by mode, floor and due times."""
 
+import itertools
 import json
 import math
+import random
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from gpu_worker.gate_policy import (
 
 STRICT = GateOptions(mode="strict", floor=0)
 SLO = GateOptions(mode="slo", floor=0, ttft_s=1.0, tpot_s=0.1, margin=0.9)
-MODES = [STRICT, GateOptions(mode="share", share=0.01), replace(SLO, tpot_s=0.001)]
+MODES = [STRICT, GateOptions(mode="share"), replace(SLO, tpot_s=0.001)]
 SHIPPED = (ROOT / "config" / "tiers.yaml").read_text(encoding="utf-8")
 OBJECTIVES = "{ttft_s: 1.0, tpot_ms: 100, start_within_s: 30}"
 
@@ -37,9 +39,16 @@ def late() -> list[High]:
     return [High(arrival_at=-1000, first_token_at=-999, num_tokens=1)]
 
 
-def opened(gate: Gate, num_steps: int) -> list[bool]:
-    """Return what the gate says of so many steps, each with a high request that is late."""
-    return [gate.opens(0.0, late(), 8) for _ in range(num_steps)]
+def joined(gate: Gate, num_steps: int, num_low: int = 56) -> list[float]:
+    """Return which share of the low requests joins each step with a high one that is late."""
+    for num_tokens in (1, 101):
+        gate.steps.time.learn(num_tokens, 0.01 * num_tokens)
+    return [
+        1.0
+        if gate.opens(0.0, late(), 8)
+        else gate.num_beside(0.0, late(), 8, num_low, num_low) / num_low
+        for _ in range(num_steps)
+    ]
 
 
 # What a step takes
@@ -107,7 +116,7 @@ def test_a_step_is_done_after_those_on_their_way(
     for scheduled_at in before:
         steps.scheduled(scheduled_at, 8)
 
-    assert steps.done_at(now, 8) == pytest.approx(done_at)
+    assert steps.begins_at(now) + steps.time.of(8) == pytest.approx(done_at)
 
 
 def test_a_step_that_waited_for_another_is_not_measured_with_its_wait() -> None:
@@ -127,7 +136,7 @@ def test_a_step_that_waited_for_another_is_not_measured_with_its_wait() -> None:
 def test_strict_never_opens() -> None:
     gate = Gate(STRICT)
 
-    assert not any(gate.opens(0.0, [High(0.0, None, 0)], 1) for _ in range(1000))
+    assert sum(joined(gate, 1000)) == 0
 
 
 @pytest.mark.parametrize(
@@ -139,7 +148,7 @@ def test_share_lets_its_share_of_the_low_requests_take_part(
     gate = Gate(GateOptions(mode="share", share=share, floor=0))
 
     assert not gate.opens(0.0, late(), 64)
-    assert gate.num_beside(0.0, late(), 8, num_low) == beside
+    assert gate.num_beside(0.0, late(), 8, num_low, num_low) == beside
 
 
 def test_a_share_of_all_opens_every_step() -> None:
@@ -152,7 +161,7 @@ def test_a_share_of_all_opens_every_step() -> None:
     sizes,
     st.lists(st.tuples(sizes, seconds), max_size=5),
 )
-def test_slo_opens_whenever_no_high_token_would_be_late_and_only_then(
+def test_slo_opens_only_if_no_high_token_will_be_late_then_or_soon(
     highs: list[tuple[float, float | None, int]],
     now: float,
     num_tokens: int,
@@ -165,13 +174,17 @@ def test_slo_opens_whenever_no_high_token_would_be_late_and_only_then(
 
     says = gate.opens(now, [High(*high) for high in highs], num_tokens)
 
-    for arrival_at, first_at, num in highs:
-        due_at = arrival_at + 0.9 if first_at is None else first_at + num * 0.09
-        assert not says or done_at <= due_at + 1e-9
-    assert says or any(
-        done_at > (arrival_at + 0.9 if first_at is None else first_at + num * 0.09) - 1e-9
+    slack = [
+        (first_at is None, (arrival_at + 0.9 if first_at is None else first_at + num * 0.09) - now)
         for arrival_at, first_at, num in highs
-    )
+    ]
+    spent = [
+        in_hand if is_first else min(in_hand, 0.09 + (in_hand - 3 * 0.09) / 8)
+        for is_first, in_hand in slack
+    ]
+    assert not says or all(done_at - now <= in_hand + 1e-9 for _, in_hand in slack)
+    assert not says or all(done_at - now <= most + 1e-9 for most in spent)
+    assert says or any(done_at - now > most - 1e-9 for most in spent)
 
 
 @pytest.mark.parametrize(("slack_s", "beside"), [(-1.0, 0), (0.009, 0), (0.0505, 32), (9.0, 56)])
@@ -182,7 +195,35 @@ def test_slo_lets_as_many_low_requests_take_part_as_are_in_time(
     for num_tokens in (8, 64) * 20:
         gate.steps.time.learn(num_tokens, 0.01 + 0.001 * num_tokens)
 
-    assert gate.num_beside(10.0, [High(10.0 - 0.9 + slack_s, None, 0)], 8, 56) == beside
+    assert gate.num_beside(10.0, [High(10.0 - 0.9 + slack_s, None, 0)], 8, 56, 56) == beside
+
+
+def test_no_more_join_than_can() -> None:
+    gate = Gate(GateOptions(mode="share", share=0.5, floor=0))
+
+    assert gate.num_beside(0.0, late(), 8, 56, 3) == 3
+
+
+def test_slo_lets_about_the_same_number_take_part_in_every_step() -> None:
+    gate, rng, now, tokens_at = Gate(SLO), random.Random(1), 0.0, [0.0]
+    for num_tokens in (1, 64) * 20:
+        gate.steps.time.learn(num_tokens, 0.01 + 0.004 * num_tokens)
+    beside = []
+
+    for num_tokens in range(1, 1000):
+        highs = [High(-0.5, 0.0, num_tokens)]
+        assert not gate.opens(now, highs, 57)
+        beside.append(gate.num_beside(now, highs, 1, 56, 56))
+        took_s = (0.01 + 0.004 * (1 + beside[-1])) * rng.uniform(0.8, 1.2)
+        gate.steps.scheduled(now, 1 + beside[-1])
+        now += took_s
+        gate.steps.done(now)
+        tokens_at.append(now)
+
+    changes = sum(abs(a - b) for a, b in itertools.pairwise(beside[100:]))
+    assert all(at <= n * SLO.tpot_s for n, at in enumerate(tokens_at))
+    assert now == pytest.approx(999 * SLO.margin * SLO.tpot_s, rel=0.02)
+    assert changes < 0.7 * len(beside), "each change costs an engine time"
 
 
 def test_slo_paces_a_high_request_at_its_objective_and_no_slower() -> None:
@@ -212,7 +253,29 @@ def test_slo_paces_a_high_request_at_its_objective_and_no_slower() -> None:
 def test_a_high_tier_that_never_pauses_loses_the_floor(options: GateOptions, floor: float) -> None:
     gate = Gate(replace(options, floor=floor))
 
-    assert sum(opened(gate, 2000)) == pytest.approx(floor * 2000, abs=2)
+    assert sum(joined(gate, 2000)) == pytest.approx(floor * 2000, abs=2)
+
+
+@pytest.mark.parametrize("num_low", [1, 7, 56])
+def test_the_floor_is_paid_by_few_in_every_step(num_low: int) -> None:
+    gate = Gate(replace(STRICT, floor=0.05))
+
+    shares = joined(gate, 2000, num_low)
+
+    assert sum(shares) == pytest.approx(100, abs=2)
+    assert max(shares) == math.ceil(0.05 * num_low) / num_low
+
+
+def test_the_floor_is_owed_as_long_as_no_low_request_can_join() -> None:
+    gate = Gate(replace(STRICT, floor=0.05))
+
+    for _ in range(19):
+        gate.opens(0.0, late(), 8)
+        assert gate.num_beside(0.0, late(), 8, 56, 0) == 0
+        assert not gate.owes
+    gate.opens(0.0, late(), 8)
+
+    assert gate.owes
 
 
 @pytest.mark.parametrize("options", MODES, ids=lambda options: options.mode)
@@ -228,9 +291,9 @@ def test_steps_without_high_ones_pay_the_floor_for_so_many_steps_ahead_and_no_mo
     for is_free, num_steps in phases:
         for _ in range(num_steps if is_free else 0):
             gate.passed_freely()
-        opened(gate, 0 if is_free else num_steps)
+        joined(gate, 0 if is_free else num_steps)
 
-    said = opened(gate, 2 * FLOOR_MEMORY)
+    said = joined(gate, 2 * FLOOR_MEMORY)
 
     owed_after = FLOOR_MEMORY + math.ceil(1 / floor) + 1
     assert any(said[:owed_after])
@@ -244,7 +307,7 @@ def test_a_high_tier_that_pauses_often_enough_never_meets_the_floor() -> None:
     for _ in range(100):
         for _ in range(10):
             gate.passed_freely()
-        met += sum(opened(gate, 150))
+        met += sum(joined(gate, 150))
 
     assert met == 0
 
@@ -301,8 +364,8 @@ def test_slo_lets_a_step_have_as_many_tokens_as_are_in_time() -> None:
     for num_tokens in (10, 100) * 50:
         gate.steps.time.learn(num_tokens, 0.01 + num_tokens * 0.001)
 
-    most = gate.most_tokens(5.0, [High(4.0, 4.9, 2)])  # the next token is due at 5.1
+    most = gate.most_tokens(5.0, [High(4.0, 4.9, 4)])  # two tokens ahead of 5.1
 
     assert most == pytest.approx(90, rel=0.01)
-    assert gate.steps.done_at(5.0, int(most)) <= 5.1
+    assert 5.0 + gate.steps.time.of(int(most)) <= 5.1
     assert gate.most_tokens(5.0, []) == math.inf
