@@ -97,7 +97,7 @@ def through_queue(connection: Redis, jobs: int, tokens: int) -> float:
     which is not counted.
     """
     num_before = _num_finished(connection)
-    head = connection.lindex(f"rq:queue:{QUEUE}", 0).decode()
+    head = Queue(QUEUE, connection=connection).get_job_ids(0, 1)[0]
     connection.delete("rq:suspended")
     _until_finished(connection, num_before + jobs)
     ended = time.time()

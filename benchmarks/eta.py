@@ -21,7 +21,6 @@ import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 from redis import Redis
@@ -30,6 +29,7 @@ from benchmarks import report
 from benchmarks.engine_efficiency import worker
 from config import connections, embedded_redis
 from config.settings import Settings
+from scheduler import jobs
 from scheduler.estimate import Outlook, quantile_s
 from scheduler.estimator import Estimator
 from scheduler.jobs import Request
@@ -144,9 +144,11 @@ def outcomes(connection: Redis, told: list[Told]) -> list[Sample]:
         time.sleep(0.1)
     samples = []
     for job in told:
-        instants = connection.hmget(f"rq:job:{job.job_id}", "started_at", "ended_at")
-        started, ended = (datetime.fromisoformat(text.decode()).timestamp() for text in instants)
-        samples.append(Sample(job, started - job.outlook.at, ended - job.outlook.at))
+        done = jobs.fetch(connection, job.job_id)
+        assert done.started_at
+        assert done.ended_at
+        start, finish = (at.timestamp() - job.outlook.at for at in (done.started_at, done.ended_at))
+        samples.append(Sample(job, start, finish))
     return samples
 
 

@@ -13,8 +13,8 @@ trace of 2023. The same vLLM serves all policies:
 
 Every cell is preceded by high requests alone and divided by them: the machine's speed drifts. Then
 the frontier: high without a pause, slowed by S; the most that low can get follows from the step
-times t(1) and t(1 + N), measured beside each cell. Last the same over HTTP, with the product's own
-processes.
+times t(1) and t(1 + N), measured beside each cell; static limits are held against it too. Last the
+same over HTTP, with the product's own processes.
 """
 
 import argparse
@@ -153,20 +153,30 @@ class Bench:
     async def frontier(self, slowdown: float) -> float:
         """Return low's tokens per second over the most that this slowdown of high allows."""
         idle = await self.idle()
-        many = SEATS - RESERVE
-        t_many = (many + 1) / await self.low_only(many + 1)
         gate = gated("slo", idle, tpot_s=slowdown, ttft_s=SLO_TTFT)
         if slowdown != SLO_TPOT:
             gate = replace(gate, margin=1.0)
-        served, low, _ = await self.cell(Policy("", SATURATED, gate), 1.0, idle)
-        slowed = max(slowdown, statistics.mean(s.tpot for s in served) / idle.tpot)
-        limit = most_for_low(slowed, idle.tpot, t_many, many)
-        line = f"slowdown {slowdown}: {slowed:.2f}, low {low:.0f} of {limit:.0f} tokens/s"
+        policy = Policy(f"slo {slowdown}", SATURATED, gate)
+        return await self._share_of_most(policy, idle, least_slowdown=slowdown)
+
+    async def static_frontier(self, num: int) -> float:
+        """Return the same for `num` low requests and no gate, at the slowdown that they cause."""
+        return await self._share_of_most(Policy(f"static {num}", num), await self.idle())
+
+    async def _share_of_most(
+        self, policy: Policy, idle: Idle, *, least_slowdown: float = 1.0
+    ) -> float:
+        many = SEATS - RESERVE
+        t_many = (many + 1) / await self.low_only(many + 1)
+        served, low, _ = await self.cell(policy, 1.0, idle)
+        slowed = max(least_slowdown, statistics.mean(s.tpot for s in served) / idle.tpot)
+        most = most_for_low(slowed, idle.tpot, t_many, many)
+        line = f"{policy.label}: slowed by {slowed:.2f}, low {low:.0f} of {most:.0f} tokens/s"
         print(
             f"{line}, t(1) {idle.tpot * 1e3:.2f} ms, t({many + 1}) {t_many * 1e3:.2f} ms",
             file=sys.stderr,
         )
-        return low / limit
+        return low / most
 
 
 def most_for_low(slowdown: float, t_one: float, t_many: float, many: int) -> float:
@@ -212,6 +222,7 @@ async def measure(path: Path, requests: int) -> tuple[list[Cell], dict[str, floa
             if duty > RARE or policy.label in SEEN_RARELY
         ]
         shares = [await bench.frontier(s) for s in (*SLOWDOWNS, SLO_TPOT)]
+        static = [await bench.static_frontier(num) for num in STATIC]
     finally:
         llm.shutdown()
     return cells, {
@@ -219,6 +230,7 @@ async def measure(path: Path, requests: int) -> tuple[list[Cell], dict[str, floa
         "low_only_tokens_per_s": low_only,
         "frontier_share_min": min(shares[:-1]),
         "slo_low_vs_frontier": shares[-1],
+        "static_frontier_share_min": min(static),
         **figures_of(cells, f"slo {SLO_TPOT}"),
     }
 

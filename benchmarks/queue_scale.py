@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from redis import Redis
@@ -100,8 +101,8 @@ def measure(url: str, levels: list[int], times: int) -> dict[str, float]:
         fill(connection, level)
         waiting = (used_memory(connection) - empty) / level
         submit_ms = p99_ms(lambda: submitter.submit(REQUEST, tier=TIER), times)
-        middle = connection.lindex(f"rq:queue:{QUEUE}", level // 2).decode()
-        look_ms = p99_ms(lambda job=middle: look(connection, [QUEUE], QUEUE, job), times)
+        middle = Queue(QUEUE, connection=connection).get_job_ids(level // 2, 1)[0]
+        look_ms = p99_ms(partial(look, connection, [QUEUE], QUEUE, middle), times)
         claim_ms = claim_p99_ms(claims, times)
         figures |= {f"submit_p99_ms_{level}": submit_ms, f"claim_p99_ms_{level}": claim_ms}
         figures[f"look_p99_ms_{level}"] = look_ms

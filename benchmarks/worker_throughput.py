@@ -96,10 +96,10 @@ def burst(contender: Contender, connection: Redis, url: str, jobs: int) -> Run:
     spans = [
         (job.started_at, job.ended_at)
         for job in ended
-        if job and job.get_status(refresh=False) == "finished"
+        if job and job.get_status(refresh=False) == "finished" and job.started_at and job.ended_at
     ]
     assert len(spans) == jobs, f"{contender.label} ended {len(spans)} of {jobs} jobs"
-    took_s = (max(e for _, e in spans) - min(s for s, _ in spans if s)).total_seconds()
+    took_s = (max(e for _, e in spans) - min(s for s, _ in spans)).total_seconds()
     return Run(jobs / took_s, cpu / jobs * 1e3, commands / jobs)
 
 
@@ -140,7 +140,9 @@ def pickup(contender: Contender, connection: Redis, url: str, jobs: int) -> list
             while job.get_status() != "finished":
                 time.sleep(0.001)
             job.refresh()
-            waits.append(Pickup(job.started_at.timestamp() - sent, job.return_value() - sent))
+            began, first_line = job.started_at, job.return_value()
+            assert began
+            waits.append(Pickup(began.timestamp() - sent, float(first_line or 0.0) - sent))
     finally:
         worker.terminate()
         worker.wait()
@@ -162,7 +164,8 @@ def bare_blpop(connection: Redis, url: str, jobs: int) -> list[float]:
             queue.enqueue(CLOCK, pipeline=pipeline)
             sent = time.time()
             pipeline.execute()
-        woken = connection.blpop("woken")
+        while not (woken := connection.blpop("woken")):
+            pass
         waits.append(float(woken[1]) - sent)
     process.join()
     return waits
