@@ -6,11 +6,21 @@ auth           who calls
 order          what a caller wants done, whichever route it came by
 intake         the one way by which an order becomes a job
 jobs           submit, look at, cancel a job
+bulk           many jobs in one request
+job_list       a tenant's jobs, latest first
+idempotency    the `Idempotency-Key` header
 waiting        requests that wait for their job to end
 prefer         the `Prefer: wait=N` header
 prompt_length  prompts too long for the model are refused at the door
 operations     models, health, readiness
 schemas        what comes in and what goes out
+query          query strings
+route          what a route takes and answers, as data; each group lists its own
+catalogue      all of them
+openapi        the document that is written from them
+docs           the document, and a page of it that works offline
+cors           which pages elsewhere may call from a browser
+security       what a browser may do with an answer
 problems       everything that can go wrong, and the only home of error statuses
 access_log     one log line per request
 dashboard      RQ's own view of queues, workers and jobs, behind authentication

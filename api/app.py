@@ -6,11 +6,14 @@ Everything a request needs is in one `Context`, handed to the routes. The server
 `app.extensions["on_stop"]` when it is told to stop, before it waits for its requests to end.
 """
 
-from flask import Flask, Response
+from flask import Flask
 
-from api import access_log, auth, problems
+from api import access_log, auth, catalogue, cors, problems, security
+from api.bulk import Bulk
 from api.context import Context
 from api.dead_letters import DeadLetterRoutes
+from api.docs import Docs
+from api.job_list import JobLists
 from api.jobs import Jobs
 from api.operations import Operations
 from config import logs
@@ -26,18 +29,15 @@ def create_app(settings: Settings | None = None) -> Flask:
     app = Flask("api", static_folder=None)
     problems.register(app)
     access_log.register(app)
+    security.register(app, hsts_s=settings.hsts_s)
+    cors.register(app, settings.origins)
     auth.register(app)
     app.register_blueprint(Jobs(context).blueprint())
+    app.register_blueprint(Bulk(context).blueprint())
+    app.register_blueprint(JobLists(context).blueprint())
     app.register_blueprint(DeadLetterRoutes(context).blueprint())
     app.register_blueprint(Operations(context).blueprint())
-    app.after_request(_secure)
+    app.register_blueprint(Docs(context, catalogue.ROUTES).blueprint())
     app.extensions["slalom"] = context
     app.extensions["on_stop"] = context.waiters.close
     return app
-
-
-def _secure(response: Response) -> Response:
-    """Let nobody guess at types or keep answers: they hold prompts and outputs."""
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Cache-Control"] = "no-store"
-    return response

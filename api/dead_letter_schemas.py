@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from werkzeug.datastructures import MultiDict
 
 from api.problems import FieldError, Invalid
+from api.query import read
 from api.schemas import problem_of
 from scheduler.dead_letter_pages import BadCursor, Cursor, DeadLetter, Filter
 
@@ -36,13 +37,7 @@ class _Wanted(BaseModel):
     @classmethod
     def from_query(cls, query: MultiDict[str, str], queues: Iterable[str]) -> Self:
         """Return what the query string means; Invalid names every parameter that is wrong."""
-        repeated = [name for name, values in query.lists() if len(values) > 1]
-        if repeated:
-            raise Invalid([_fault(name, "give it once") for name in repeated])
-        try:
-            wanted = cls.model_validate(query.to_dict())
-        except ValidationError as error:
-            raise problem_of(error) from None
+        wanted = read(cls, query)
         wanted.check(queues)
         return wanted
 
@@ -130,6 +125,35 @@ class DeadLetterBody(BaseModel):
             worker_deaths=letter.worker_deaths,
             url=f"/v1/dead-letters/{letter.id}",
         )
+
+
+class DeadLetterList(BaseModel):
+    """A page of dead letters, newest first in each queue; it may be empty and not the last."""
+
+    object: Literal["list"]
+    data: list[DeadLetterBody]
+    next_cursor: str | None = Field(description="null at the end")
+
+
+class _Tally(BaseModel):
+    """How many dead letters were looked at and were meant, and where the next request goes on."""
+
+    dry_run: bool
+    scanned: int
+    matched: int
+    next_cursor: str | None = Field(description="null at the end")
+
+
+class Replayed(_Tally):
+    """What became of a replay of many."""
+
+    replayed: int
+
+
+class Purged(_Tally):
+    """What became of a purge of many."""
+
+    purged: int
 
 
 def bad_cursor(error: BadCursor) -> Invalid:

@@ -22,17 +22,92 @@ from flask import Blueprint, Response, jsonify, request
 from api.context import Context
 from api.dead_letter_schemas import (
     DeadLetterBody,
+    DeadLetterList,
     DeadLetterPurge,
     DeadLetterQuery,
     DeadLetterReplay,
+    Purged,
+    Replayed,
     bad_cursor,
 )
-from api.jobs import job_body, json_body, readable
-from api.problems import JobNotFound, NoDeadLetter, NotRequeueable
+from api.jobs import LOCATION, job_body, json_body, readable
+from api.problems import (
+    BodyTooLarge,
+    BrokenBody,
+    Invalid,
+    JobNotFound,
+    JobUnreadable,
+    MalformedJson,
+    NoDeadLetter,
+    NotJson,
+    NotRequeueable,
+)
+from api.route import Answer, Route
+from api.schemas import JobBody
 from scheduler.dead_letter_pages import BadCursor, Cursor
 from scheduler.dead_letters import DeadLetters, NotDeadLetter, NotReplayable, Step
 
 MOST_SCANNED = 20_000
+
+ROUTES = (
+    Route(
+        "GET",
+        "/v1/dead-letters",
+        "list_dead_letters",
+        "Dead letters",
+        "List dead letters, newest first in each queue",
+        {200: Answer("a page of dead letters", DeadLetterList)},
+        query=DeadLetterQuery,
+        problems=(Invalid,),
+    ),
+    Route(
+        "GET",
+        "/v1/dead-letters/{job_id}",
+        "show_dead_letter",
+        "Dead letters",
+        "Show the whole job",
+        {200: Answer("the job", JobBody)},
+        problems=(JobNotFound, JobUnreadable),
+    ),
+    Route(
+        "POST",
+        "/v1/dead-letters/{job_id}/replay",
+        "replay_dead_letter",
+        "Dead letters",
+        "Put one back into its queue",
+        {202: Answer("the job, which is queued again", JobBody, (LOCATION,))},
+        problems=(JobNotFound, NoDeadLetter, NotRequeueable, JobUnreadable),
+    ),
+    Route(
+        "POST",
+        "/v1/dead-letters/replay",
+        "replay_dead_letters",
+        "Dead letters",
+        "Put those that are meant back into their queues",
+        {200: Answer("how many were meant and replayed", Replayed)},
+        takes=DeadLetterReplay,
+        problems=(MalformedJson, BrokenBody, BodyTooLarge, NotJson, Invalid),
+    ),
+    Route(
+        "DELETE",
+        "/v1/dead-letters/{job_id}",
+        "purge_dead_letter",
+        "Dead letters",
+        "Delete one for good",
+        {204: Answer("it is gone")},
+        problems=(JobNotFound, NoDeadLetter, JobUnreadable),
+    ),
+    Route(
+        "DELETE",
+        "/v1/dead-letters",
+        "purge_dead_letters",
+        "Dead letters",
+        "Delete those that are meant for good",
+        {200: Answer("how many were meant and purged", Purged)},
+        query=DeadLetterPurge,
+        problems=(Invalid,),
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)

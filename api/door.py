@@ -18,6 +18,7 @@ from config.tiers import TierTable
 from scheduler.admission import Admitted, Decision, Refused, at_risk, decide
 from scheduler.deadlines import of_job
 from scheduler.estimator import Estimator
+from scheduler.line import Line
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +30,11 @@ class Door:
     tiers: TierTable
     estimator: Estimator
 
-    def admit(self, order: Order) -> Admitted:
-        """Return how the job may come; TooLate if it would be in vain."""
-        decision = self._decide(order.tier, order)
+    def admit(self, order: Order, line: Line | None = None) -> Admitted:
+        """Return how the job may come, now or behind `line`; TooLate if it would be in vain."""
+        decision = self._decide(order.tier, order, line)
         if isinstance(decision, Refused) and order.fallback_tier:
-            decision = self._decide(order.fallback_tier, order)
+            decision = self._decide(order.fallback_tier, order, line)
         if isinstance(decision, Refused):
             extra = {"event": "job.refused", "tier": order.tier, "earliest_s": decision.earliest_s}
             logger.info("job refused", extra=extra)
@@ -49,8 +50,12 @@ class Door:
             return Expectation()
         return Expectation.of(outlook, at_risk=at_risk(of_job(job), outlook))
 
-    def _decide(self, tier: str, order: Order) -> Decision:
-        outlook = self.estimator.before(order.request, tier)
+    def line(self) -> Line:
+        """Return the line as it is now, to admit several jobs one behind the other."""
+        return self.estimator.look(next(iter(self.tiers.queues)))
+
+    def _decide(self, tier: str, order: Order, line: Line | None) -> Decision:
+        outlook = self.estimator.before(order.request, tier, line)
         return decide(tier, order.deadlines(self.tiers, outlook.at, tier), outlook)
 
 

@@ -6,14 +6,16 @@
     DELETE /v1/jobs/{id}   200 canceled; 202 its worker was told to stop it; 409 it had ended
 
 A client learns of the job that was accepted whatever happens next: when Redis goes away during a
-wait, the answer is the job as it was submitted.
+wait, the answer is the job as it was submitted. A request that is repeated with its Idempotency-Key
+is answered with the job that it made, as that is by now.
 """
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from http import HTTPStatus
+from threading import Event
 from uuid import uuid4
 
 from flask import Blueprint, Response, request
@@ -22,25 +24,90 @@ from rq.exceptions import DeserializationError
 from rq.job import Job
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from api import auth, prefer
+from api import auth, idempotency, prefer
 from api.context import Context
 from api.intake import Accepted
 from api.problems import (
+    BadIdempotencyKey,
+    BadPreference,
     BodyTooLarge,
+    BrokenBody,
+    IdempotencyKeyReused,
+    Invalid,
     JobEnded,
+    JobNotFound,
     JobUnreadable,
+    MalformedJson,
     NotJson,
+    TooLate,
 )
+from api.route import Answer, Header, Route
 from api.schemas import Expectation, JobBody, JobRequest
 from config.connections import UNAVAILABLE
 from scheduler import cancel, jobs
 from scheduler.jobs import ENDED
+from scheduler.once import AlreadyMade, Once
 
 logger = logging.getLogger(__name__)
 
 NOTHING = Expectation()
 _CORRUPT = (DeserializationError, ResponseError, ValueError, TypeError, AttributeError, LookupError)
 """What reading a record raises that Slalom did not write: a pickle, another type of key."""
+
+LOCATION = Header("Location", "where the job is", is_required=True)
+_APPLIED = Header("Preference-Applied", "`wait=N`: the seconds that were granted for waiting")
+_REPLAYED = Header(
+    idempotency.REPLAYED, "`true`: an earlier request with this key made the job", {"const": "true"}
+)
+_SUBMITTED = (LOCATION, _APPLIED, _REPLAYED)
+
+ROUTES = (
+    Route(
+        "POST",
+        "/v1/jobs",
+        "submit_job",
+        "Jobs",
+        "Submit a job",
+        {
+            200: Answer("the job, which has ended", JobBody, _SUBMITTED),
+            202: Answer("the job, which was accepted", JobBody, _SUBMITTED),
+        },
+        takes=JobRequest,
+        headers=(prefer.HEADER, idempotency.PARAMETER),
+        problems=(
+            BadPreference,
+            BadIdempotencyKey,
+            MalformedJson,
+            BrokenBody,
+            IdempotencyKeyReused,
+            BodyTooLarge,
+            NotJson,
+            Invalid,
+            TooLate,
+        ),
+    ),
+    Route(
+        "GET",
+        "/v1/jobs/{job_id}",
+        "show_job",
+        "Jobs",
+        "Show a job",
+        {200: Answer("the job", JobBody)},
+        problems=(JobNotFound, JobUnreadable),
+    ),
+    Route(
+        "DELETE",
+        "/v1/jobs/{job_id}",
+        "cancel_job",
+        "Jobs",
+        "Cancel a job: a waiting one never runs, a running one is stopped",
+        {
+            200: Answer("the job, which is canceled, with its output as far as it came", JobBody),
+            202: Answer("the job, whose worker was told to stop it", JobBody),
+        },
+        problems=(JobNotFound, JobEnded, JobUnreadable),
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +129,12 @@ class Jobs:
         settings = self.context.settings
         wait_s = prefer.wait_s(request.headers.get("Prefer"), most_s=settings.max_wait_s)
         wanted = JobRequest.parse(json_body(settings.max_body_bytes), self.context.tiers)
-        order = wanted.order(self.context.tiers)
-        job_id = str(uuid4())
-        with self.context.waiters.expect(job_id) if wait_s else nullcontext() as ended:
-            accepted = self.context.intake.accept(order, auth.caller(), job_id=job_id)
-            if ended:
-                ended.wait(wait_s)
-        if not wait_s:
-            return _accepted(job_body(accepted.job, accepted.expectation), applied=wait_s)
-        return _accepted(self._latest(accepted), applied=wait_s if ended else None)
+        asked = wanted.model_dump(mode="json", exclude_none=True)
+        once = idempotency.of_request(auth.caller(), asked, kept_s=settings.idempotency_s)
+        try:
+            return self._make(wanted, wait_s, once)
+        except AlreadyMade as made:
+            return self._again(made.job_id, wait_s)
 
     def show(self, job_id: str) -> Response:
         """Show a job."""
@@ -87,6 +151,31 @@ class Jobs:
         if outcome == "stopping" and body.status not in ENDED:
             return _answer(body.model_copy(update={"stopping": True}), HTTPStatus.ACCEPTED)
         return _answer(body)
+
+    def _make(self, wanted: JobRequest, wait_s: int | None, once: Once | None) -> Response:
+        """Queue a job, and wait for its end if `wait_s` says so."""
+        order, job_id = wanted.order(self.context.tiers), str(uuid4())
+        with self._expecting(job_id, wait_s) as ended:
+            accepted = self.context.intake.accept(order, auth.caller(), job_id=job_id, once=once)
+            if ended:
+                ended.wait(wait_s)
+        if not wait_s:
+            return _accepted(job_body(accepted.job, accepted.expectation), applied=wait_s)
+        return _accepted(self._latest(accepted), applied=wait_s if ended else None)
+
+    def _again(self, job_id: str, wait_s: int | None) -> Response:
+        """Answer a repeated request with its job, and wait for that as the first one would."""
+        with self._expecting(job_id, wait_s) as ended:
+            body = self._body(self._fetch(job_id))
+            if ended and body.status not in ENDED:
+                ended.wait(wait_s)
+                body = self._body(self._fetch(job_id))
+        answer = _accepted(body, applied=wait_s if ended or not wait_s else None)
+        answer.headers[idempotency.REPLAYED] = "true"
+        return answer
+
+    def _expecting(self, job_id: str, wait_s: int | None) -> AbstractContextManager[Event | None]:
+        return self.context.waiters.expect(job_id) if wait_s else nullcontext()
 
     def _latest(self, accepted: Accepted) -> JobBody:
         """Return what is known of an accepted job by now."""

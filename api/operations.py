@@ -6,12 +6,15 @@ GET /readyz      200 when Redis answers and every queue has a worker; 503 names 
 """
 
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Literal
 
 from flask import Blueprint, Response, jsonify
+from pydantic import BaseModel
+from typing_extensions import TypedDict
 
 from api.context import Context
 from api.problems import NotReady
+from api.route import Answer, Route
 from scheduler import models, workers
 from scheduler.starting import starting
 
@@ -22,6 +25,68 @@ class QueueState(TypedDict):
     workers: int
     waiting: int
     in_flight: int
+
+
+class ModelBody(BaseModel):
+    """A model, as OpenAI shows it; `max_model_len` in tokens, prompt and output together."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    max_model_len: int
+
+
+class ModelList(BaseModel):
+    """The models that workers announced."""
+
+    object: Literal["list"]
+    data: list[ModelBody]
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class Readiness(BaseModel):
+    """A job would run: every queue has a worker."""
+
+    status: Literal["ready"]
+    queues: dict[str, QueueState]
+
+
+ROUTES = (
+    Route(
+        "GET",
+        "/v1/models",
+        "list_models",
+        "Models",
+        "List the models that are served",
+        {200: Answer("the models", ModelList)},
+    ),
+    Route(
+        "GET",
+        "/healthz",
+        "health",
+        "Operations",
+        "Ask whether the process answers",
+        {200: Answer("it does", Health)},
+        needs_redis=False,
+        is_open=True,
+    ),
+    Route(
+        "GET",
+        "/readyz",
+        "readiness",
+        "Operations",
+        "Ask whether a job would run",
+        {200: Answer("it would", Readiness)},
+        problems=(NotReady,),
+        is_open=True,
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ Preferences that are not known here are ignored, as the RFC asks.
 import re
 
 from api.problems import BadPreference
+from api.route import Header
 
+HEADER = Header("Prefer", "`wait=N`: wait up to N seconds for the job to end (RFC 7240)")
 _WAIT = re.compile(r'wait\s*=\s*(?:(\d{1,9})|"(\d{1,9})")', re.IGNORECASE)
 
 

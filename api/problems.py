@@ -3,12 +3,15 @@
     Problem                     status  code
     ├── BadPreference           400     bad_preference
     ├── MalformedJson           400     malformed_json
+    ├── BrokenBody              400     broken_body
+    ├── BadIdempotencyKey       400     bad_idempotency_key
     ├── Unauthorized            401     unauthorized
     ├── Forbidden               403     forbidden
     ├── JobNotFound             404     job_not_found
     ├── JobEnded                409     job_ended               final
     ├── NotRequeueable          409     not_requeueable         final
     ├── NoDeadLetter            409     not_dead_letter         final
+    ├── IdempotencyKeyReused    409     idempotency_key_reused  final
     ├── BodyTooLarge            413     body_too_large
     ├── NotJson                 415     not_json
     ├── Invalid                 422     invalid_request
@@ -32,6 +35,7 @@ from http import HTTPStatus
 from typing import Any, ClassVar, TypedDict
 
 from flask import Flask, Response
+from gunicorn.http.errors import NoMoreData, ParseException
 from werkzeug.exceptions import HTTPException
 
 from config.connections import UNAVAILABLE
@@ -91,6 +95,20 @@ class MalformedJson(Problem):
     title = "The body is not valid JSON"
 
 
+class BrokenBody(Problem):
+    """The body does not come as its headers say."""
+
+    status, code = HTTPStatus.BAD_REQUEST, "broken_body"
+    title = "The body cannot be read"
+
+
+class BadIdempotencyKey(Problem):
+    """The Idempotency-Key cannot be used."""
+
+    status, code = HTTPStatus.BAD_REQUEST, "bad_idempotency_key"
+    title = "The Idempotency-Key cannot be used"
+
+
 class Unauthorized(Problem):
     """User name or password is missing or wrong."""
 
@@ -136,6 +154,14 @@ class NoDeadLetter(Problem):
 
     status, code = HTTPStatus.CONFLICT, "not_dead_letter"
     title = "The job is no dead letter"
+    headers = _FINAL
+
+
+class IdempotencyKeyReused(Problem):
+    """The key was used before, for another request."""
+
+    status, code = HTTPStatus.CONFLICT, "idempotency_key_reused"
+    title = "The Idempotency-Key was used for another request"
     headers = _FINAL
 
 
@@ -214,16 +240,26 @@ def register(app: Flask) -> None:
     app.register_error_handler(Problem, _respond)
     app.register_error_handler(HTTPException, _from_werkzeug)
     app.register_error_handler(UnknownJob, job_not_found)
+    app.register_error_handler(ParseException, _broken_body)
+    app.register_error_handler(NoMoreData, _broken_body)
     for error in UNAVAILABLE:
         app.register_error_handler(error, _redis_down)
     app.register_error_handler(Exception, _unforeseen)
 
 
 def _respond(problem: Problem) -> Response:
+    headers = {**problem.headers}
+    if problem.retry_after_s is not None:
+        headers["Retry-After"] = str(problem.retry_after_s)
+    return _response(body_of(problem), headers)
+
+
+def body_of(problem: Problem) -> dict[str, Any]:
+    """Return the body that a response with `problem` has."""
     body = {
         "type": f"urn:problem-type:slalom:{problem.code}",
         "title": problem.title,
-        "status": problem.status,
+        "status": int(problem.status),
         "detail": problem.detail,
         **problem.members,
     }
@@ -232,10 +268,7 @@ def _respond(problem: Problem) -> Response:
     if problem.errors:
         body["errors"] = problem.errors
     param = problem.errors[0]["field"] if problem.errors else None
-    headers = {**problem.headers}
-    if problem.retry_after_s is not None:
-        headers["Retry-After"] = str(problem.retry_after_s)
-    return _response(body, problem.code, param, headers)
+    return _with_error(body, problem.code, param)
 
 
 def _from_werkzeug(error: HTTPException) -> Response:
@@ -244,19 +277,24 @@ def _from_werkzeug(error: HTTPException) -> Response:
     body = {
         "type": "about:blank",
         "title": status.phrase,
-        "status": status,
+        "status": int(status),
         "detail": error.description or status.phrase,
     }
     ours = {"content-type", "content-length"}
     headers = {name: value for name, value in error.get_headers() if name.lower() not in ours}
-    return _response(body, status.phrase.lower().replace(" ", "_"), None, headers)
+    code = status.phrase.lower().replace(" ", "_")
+    return _response(_with_error(body, code, None), headers)
 
 
-def _response(
-    body: dict[str, Any], code: str, param: str | None, headers: Mapping[str, str]
-) -> Response:
-    status = int(body["status"])
-    body["error"] = {"message": body["detail"], "type": _kind(status), "param": param, "code": code}
+def _with_error(body: dict[str, Any], code: str, param: str | None) -> dict[str, Any]:
+    """Return the body with the member that OpenAI's SDKs read."""
+    kind = _kind(body["status"])
+    error = {"message": body["detail"], "type": kind, "param": param, "code": code}
+    return {**body, "error": error}
+
+
+def _response(body: dict[str, Any], headers: Mapping[str, str]) -> Response:
+    status = body["status"]
     return Response(json.dumps(body), status, headers, mimetype="application/problem+json")
 
 
@@ -270,6 +308,10 @@ def _kind(status: int) -> str:
 def job_not_found(error: Exception) -> Response:
     """Answer an error that says that there is no job of an id."""
     return _respond(JobNotFound("there is no job of this id: it never was, or it has expired"))
+
+
+def _broken_body(error: Exception) -> Response:
+    return _respond(BrokenBody("the body breaks off, or its chunks are none: send it again"))
 
 
 def _redis_down(error: Exception) -> Response:

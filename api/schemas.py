@@ -4,6 +4,7 @@
 given, at this door. Types are strict: "5" is no number. `JobBody` is a job as the API shows it.
 """
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from api.order import Order
 from api.problems import FieldError, Invalid, MalformedJson
+from api.route import TierName, exactly_one
 from config.tiers import TierTable
 from scheduler.estimate import Outlook
 from scheduler.jobs import JobView, Status
@@ -23,8 +25,17 @@ Temperature = Annotated[float, Field(ge=0, le=2)]
 TopP = Annotated[float, Field(gt=0, le=1)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Seconds = Annotated[float, Field(gt=0, le=30 * 86_400)]
+Stops = (
+    Annotated[str, Field(min_length=1)]
+    | Annotated[
+        list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MAX_STOPS)
+    ]
+)
 MetadataKey = Annotated[str, Field(max_length=64)]
 MetadataValue = Annotated[str, Field(max_length=512)]
+
+_EXAMPLE: dict[str, Any] = {"examples": [{"prompt": "12+30=", "max_tokens": 8}]}
+_NAME = re.compile(r"\w{1,80}|\[key\]", re.ASCII)
 
 _OPENAI_FIELDS = {
     "model",
@@ -53,10 +64,12 @@ class Message(_Strict):
 class JobRequest(_Strict):
     """The body of POST /v1/jobs."""
 
+    model_config = ConfigDict(json_schema_extra={**exactly_one("prompt", "messages"), **_EXAMPLE})
+
     prompt: Annotated[str, Field(min_length=1)] | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
-    tier: str | None = None
-    fallback_tier: str | None = None
+    tier: TierName | None = None
+    fallback_tier: TierName | None = None
     model: Annotated[str, Field(min_length=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Temperature | None = None
@@ -69,7 +82,7 @@ class JobRequest(_Strict):
     finish_within_s: Seconds | None = None
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)] | None = None
 
-    @field_validator("stop", mode="plain")
+    @field_validator("stop", mode="plain", json_schema_input_type=Stops | None)
     @classmethod
     def _stops(cls, value: object) -> object:
         stops = value if isinstance(value, list) else [value]
@@ -82,12 +95,23 @@ class JobRequest(_Strict):
     def parse(cls, body: bytes, tiers: TierTable) -> Self:
         """Return the request in `body`; MalformedJson or Invalid if it is none."""
         try:
-            request = cls.model_validate_json(body)
+            return cls.model_validate_json(body)._checked(tiers)
         except ValidationError as error:
             raise problem_of(error) from None
-        if faults := [*request._faults(tiers)]:
+
+    @classmethod
+    def of(cls, value: object, tiers: TierTable) -> Self:
+        """Return the request that a JSON value is; Invalid if it is none."""
+        try:
+            return cls.model_validate(value)._checked(tiers)
+        except ValidationError as error:
+            raise problem_of(error) from None
+
+    def _checked(self, tiers: TierTable) -> Self:
+        """Return the request itself; Invalid where it breaks what the schema cannot say."""
+        if faults := [*self._faults(tiers)]:
             raise Invalid(faults)
-        return request
+        return self
 
     def _faults(self, tiers: TierTable) -> Iterator[FieldError]:
         """Yield what the schema cannot say."""
@@ -141,7 +165,9 @@ def problem_of(error: ValidationError) -> Invalid | MalformedJson:
 
 
 def _field(loc: tuple[str | int, ...]) -> str:
-    return ".".join(map(str, loc))[:MAX_FIELD_NAME] or "body"
+    """Return the path of a field; a name that a caller made up is repeated if it is one word."""
+    names = (str(name) if _NAME.fullmatch(str(name)) else "…" for name in loc)
+    return ".".join(names)[:MAX_FIELD_NAME] or "body"
 
 
 class Output(BaseModel):

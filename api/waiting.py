@@ -41,7 +41,8 @@ class Waiters:
         self._connection = connection
         self._listener = listener
         self._capacity = capacity
-        self._waiting: dict[str, threading.Event] = {}
+        self._waiting: dict[str, list[threading.Event]] = {}
+        self._num_waiting = 0
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
@@ -54,25 +55,33 @@ class Waiters:
             yield event
         finally:
             if event:
-                self._waiting.pop(job_id, None)
+                self._forget(job_id, event)
 
     def close(self) -> None:
         """Wake everybody and let nobody wait any more."""
         with self._lock:
             self._closed.set()
-            waiting = list(self._waiting.values())
-        for event in waiting:
-            event.set()
+            waiting = [*self._waiting]
+        self._wake(waiting)
 
     def _register(self, job_id: str) -> threading.Event | None:
         with self._lock:
-            if self._closed.is_set() or len(self._waiting) >= self._capacity:
+            if self._closed.is_set() or self._num_waiting >= self._capacity:
                 return None
-            event = self._waiting[job_id] = threading.Event()
+            event = threading.Event()
+            self._waiting.setdefault(job_id, []).append(event)
+            self._num_waiting += 1
             if self._thread is None:
                 self._thread = threading.Thread(target=self._listen, name="waiters", daemon=True)
                 self._thread.start()
             return event
+
+    def _forget(self, job_id: str, event: threading.Event) -> None:
+        with self._lock:
+            self._num_waiting -= 1
+            self._waiting[job_id].remove(event)
+            if not self._waiting[job_id]:
+                del self._waiting[job_id]
 
     def _listen(self) -> None:
         """Follow the channel until closed, whatever becomes of Redis meanwhile."""
@@ -103,7 +112,7 @@ class Waiters:
 
     def _wake(self, job_ids: Iterable[str]) -> None:
         for job_id in job_ids:
-            if event := self._waiting.get(job_id):
+            for event in [*self._waiting.get(job_id, ())]:
                 event.set()
 
     def _ended(self, job_ids: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ error: a typo must not become a default.
 
 import difflib
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterable
@@ -67,6 +68,24 @@ class Settings(BaseSettings):
     )
     web_processes: int = Field(1, ge=1, description="web processes")
     max_body_bytes: int = Field(1 << 20, ge=1024, description="largest request body accepted")
+    max_jobs_at_once: int = Field(1000, ge=1, description="most jobs of one POST /v1/jobs:batch")
+    max_batch_body_bytes: int = Field(
+        16 << 20, ge=1024, description="largest body of a POST /v1/jobs:batch"
+    )
+    idempotency_s: int = Field(
+        86_400, ge=1, description="how long an Idempotency-Key stands for the job that it made"
+    )
+    cors_origins: str = Field(
+        "",
+        description="origins of pages that may call the API from a browser, comma-separated, such "
+        "as https://app.example.com; empty: none",
+    )
+    hsts_s: int | None = Field(
+        None,
+        ge=0,
+        description="Strict-Transport-Security's max-age, for an API that is behind TLS; empty: "
+        "none is sent",
+    )
     max_wait_s: int = Field(30, ge=1, description="longest `Prefer: wait`, the sync objective")
 
     dashboard_bind: str = Field("127.0.0.1", description="address the dashboard binds")
@@ -128,11 +147,22 @@ class Settings(BaseSettings):
                 f"SLALOM_DASHBOARD_BIND={self.dashboard_bind} is open to the network: "
                 "set SLALOM_DASHBOARD_PASSWORD, or bind 127.0.0.1"
             )
+        for origin in self.origins:
+            if not re.fullmatch(r"https?://[^\s/*,?#@]+", origin):
+                raise ValueError(
+                    f"SLALOM_CORS_ORIGINS: {origin} is no origin: give scheme and host, such as "
+                    "https://app.example.com, without a path and without a star"
+                )
         try:
             shlex.split(self.vllm_args)
         except ValueError as error:
             raise ValueError(f"SLALOM_VLLM_ARGS cannot be split into flags: {error}") from error
         return self
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """Origins of pages that may call the API from a browser."""
+        return frozenset(filter(None, (origin.strip() for origin in self.cors_origins.split(","))))
 
     @property
     def redis_is_embedded(self) -> bool:

@@ -78,9 +78,10 @@ class Cursor:
             queue, score, job_id = json.loads(urlsafe_b64decode(text + "=" * (-len(text) % 4)))
             if isnan(float(score)) or not all(isinstance(s, str) for s in (queue, score, job_id)):
                 raise BadCursor(text)
-        except (ValueError, TypeError) as error:
+            job_id.encode()
+        except (ValueError, TypeError, RecursionError) as error:
             raise BadCursor("take the cursor from the page before, unchanged") from error
-        return cls(queue, score, job_id)
+        return cls(queue, repr(float(score)), job_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +169,7 @@ def _letter(queue: str, entry: list[Any]) -> DeadLetter | None:
         return None
     job_id, _score, _status, meta, ended_at, deaths, attempts, text = entry
     known = read_meta(meta) or {}
-    cause = _cause(known, _text(text))
+    cause = cause_of(known, text)
     return DeadLetter(
         id=job_id.decode(),
         queue=queue,
@@ -182,8 +183,9 @@ def _letter(queue: str, entry: list[Any]) -> DeadLetter | None:
     )
 
 
-def _cause(meta: dict[str, Any], text: str) -> Failure:
-    """Return why it failed; a damaged meta spoils no page."""
+def cause_of(meta: dict[str, Any], packed: bytes | None) -> Failure:
+    """Return why a job failed, by its meta and RQ's packed text; a damaged meta spoils no page."""
+    text = _text(packed)
     try:
         return failure(meta, text)
     except (LookupError, TypeError):

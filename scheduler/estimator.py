@@ -32,11 +32,14 @@ class Estimator:
     tiers: TierTable
     _measured: _Measured | None = field(default=None, init=False)
 
-    def before(self, request: Request, tier: str) -> Outlook:
-        """Return the outlook of a request, were it submitted to `tier` now."""
+    def look(self, queue: str) -> Line:
+        """Return the line as it is before a job that is about to come to `queue`."""
+        return look(self.connection, list(self.tiers.queues), queue)
+
+    def before(self, request: Request, tier: str, line: Line | None = None) -> Outlook:
+        """Return the outlook of a request, were it submitted to `tier` now, or behind `line`."""
         queue = self.tiers.tiers[tier].queue
-        line = look(self.connection, list(self.tiers.queues), queue)
-        return self._outlook(line, request, tier)
+        return self._outlook(line.to(queue) if line else self.look(queue), request, tier)
 
     def of(self, job: Job) -> Outlook | None:
         """Return the outlook of a job that waits; None where it stands in no queue of ours."""

@@ -35,6 +35,9 @@ Ours:
     slalom:line:{queue}        hash     jobs, work: how many ever entered, with how much work
     slalom:rates:{worker}      string   JSON of what the worker measures, expires with its record
     slalom:scores:{queue}      list     how far recent promises were off, latest first
+    slalom:jobs:{tenant}       zset     job id -> created_at (epoch s), of every job with a record
+    slalom:listed              set      tenants that have such a list
+    slalom:once:{tenant}:{digest}  string  "{job} {fingerprint}": what an Idempotency-Key made
 
 Jobs leave the two zsets when they succeed or are cancelled; what ended otherwise is dropped when
 its turn to be looked at comes.
@@ -49,6 +52,7 @@ from redis import Redis
 from redis.commands.core import Script
 
 ENDED = "slalom:ended"
+LISTED = "slalom:listed"
 MODELS = "slalom:models"
 
 RQ_GRACE_S = 60
@@ -110,6 +114,16 @@ def rates(worker: str) -> str:
 def scores(queue: str) -> str:
     """Return the key of how far recent promises to jobs of a queue were off."""
     return f"slalom:scores:{queue}"
+
+
+def jobs(tenant: str) -> str:
+    """Return the key of the list of a tenant's jobs."""
+    return f"slalom:jobs:{tenant}"
+
+
+def once(tenant: str, digest: str) -> str:
+    """Return the key of what a tenant's Idempotency-Key made."""
+    return f"slalom:once:{tenant}:{digest}"
 
 
 @cache

@@ -12,7 +12,7 @@ that was put back in front keeps its own.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from redis import Redis
@@ -100,6 +100,18 @@ class Line:
         means = [queue.mean_work() or mean_work for queue in self.queues[: self.own]]
         above = sum(q.waiting * mean for q, mean in zip(self.queues, means, strict=False))
         return above + self.ahead * (self.queues[self.own].mean_work(self.place) or mean_work)
+
+    def to(self, queue: str) -> Self:
+        """Return the line as it is before a job that is about to come to `queue`."""
+        own = [view.name for view in self.queues].index(queue)
+        return replace(self, own=own, index=self.queues[own].waiting, place=None, mark=None)
+
+    def joined(self, work: int) -> Self:
+        """Return the line once such a job with so much work has come."""
+        view = self.queues[self.own]
+        longer = replace(view, waiting=view.waiting + 1, jobs=view.jobs + 1, work=view.work + work)
+        queues = [longer if queue is view else queue for queue in self.queues]
+        return replace(self, queues=queues, index=longer.waiting)
 
 
 def enter(pipeline: Pipeline, job_key: str, queue: str, work: int) -> None:

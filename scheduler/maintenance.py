@@ -6,6 +6,7 @@ expire       waiting jobs past their deadline        scheduler.expiry
 promote      waiting jobs that will be late soon     scheduler.promotion
 schedule     retries and scheduled jobs when due     RQ's scheduler, which locks out a second one
 registries   ended jobs past their time              RQ's clean-up
+lists        jobs that are gone, in tenants' lists   scheduler.job_pages
 
 python -m scheduler.maintenance
 """
@@ -14,6 +15,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -25,7 +27,7 @@ from rq.serializers import JSONSerializer
 from config import connections, daemon
 from config.settings import Settings
 from config.tiers import Promotion
-from scheduler import expiry
+from scheduler import expiry, job_pages, keys
 from scheduler.expiry import expire
 from scheduler.promotion import promote
 from scheduler.rescue import rescue
@@ -36,6 +38,8 @@ TICK_S = 0.5
 REGISTRIES_EVERY_S = 60.0
 MOST_STEPS = 5
 """Calls of `expire` for one queue in one tick."""
+MOST_TRIMS = 200
+"""Stretches of tenants' lists that are looked through in one minute."""
 
 
 @dataclass
@@ -51,6 +55,8 @@ class Maintenance:
     _scheduler: RQScheduler = field(init=False)
     _until_registries_s: float = field(init=False, default=0.0)
     _until_rescue_s: float = field(init=False, default=0.0)
+    _lists: dict[str, int] = field(init=False, default_factory=dict)
+    """Tenants whose lists are still to be looked through, and from which cursor on."""
 
     def __post_init__(self) -> None:
         self._scheduler = RQScheduler(
@@ -73,6 +79,7 @@ class Maintenance:
         if self._until_registries_s <= 0:
             self._until_registries_s = REGISTRIES_EVERY_S
             self._attempt(self._trim)
+            self._attempt(self._trim_lists)
 
     def close(self) -> None:
         """Let another process schedule at once."""
@@ -109,6 +116,19 @@ class Maintenance:
         gone = [job for job in oldest if not self.connection.exists(f"rq:job:{job}")]
         if gone:
             self.connection.zrem(registry.key, *gone)
+
+    def _trim_lists(self) -> None:
+        """Look through every list in turn, over as many minutes as that takes."""
+        if not self._lists:
+            listed = cast(set[bytes], self.connection.smembers(keys.LISTED))
+            self._lists = {name.decode(): 0 for name in listed}
+        for _ in range(MOST_TRIMS):
+            tenant = next(iter(self._lists), None)
+            if tenant is None:
+                return
+            self._lists[tenant] = job_pages.trim(self.connection, tenant, self._lists[tenant])
+            if not self._lists[tenant]:
+                del self._lists[tenant]
 
     def _attempt(self, duty: Callable[[], object]) -> bool:
         """Whether the duty was done."""

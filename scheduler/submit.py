@@ -1,10 +1,13 @@
 """Submission: a tier becomes a queue, and the request a job of RQ's, in one transaction.
 
 `Queue.enqueue_call` writes the job and puts it into the queue; its deadlines, its promise and its
-place in the line are written with it: a job is accepted whole or not at all.
+places, in the line and in the list of its tenant, are written with it: a job is accepted whole or
+not at all. Many jobs may share one transaction; one with a key of its own is made once only
+(`scheduler.once`).
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from redis import Redis
@@ -16,14 +19,30 @@ from config.tiers import RetryPolicy, Tier, TierTable
 from scheduler import keys
 from scheduler.deadlines import DatedJob, Deadlines
 from scheduler.estimate import Outlook
+from scheduler.job_pages import enlist
 from scheduler.jobs import FUNCTION, Request
 from scheduler.line import enter
+from scheduler.once import Once
 from scheduler.promotion import promote_at
 from scheduler.work import size
 
 
 class UnknownTier(Exception):
     """No tier of that name is in the SLA table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A request to be queued in `tier`; the rest is as in `Submitter.submit`."""
+
+    request: Request
+    tier: str
+    tenant: str = "default"
+    metadata: dict[str, str] | None = None
+    job_id: str | None = None
+    deadlines: Deadlines | None = None
+    outlook: Outlook | None = None
+    stream: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,44 +63,63 @@ class Submitter:
         deadlines: Deadlines | None = None,
         outlook: Outlook | None = None,
         stream: bool = False,
+        once: Once | None = None,
     ) -> DatedJob:
         """Return the queued job; UnknownTier, or RedisError if it was not accepted.
 
         Without `deadlines` the tier's objectives give them. The job keeps the promise of `outlook`.
-        With `stream` its tokens are kept as they come.
+        With `stream` its tokens are kept as they come. With `once` it raises what `Once.make` does.
         """
+        submission = Submission(request, tier, tenant, metadata, job_id, deadlines, outlook, stream)
+        if once:
+            return once.make(self.connection, lambda pipeline: self.add(pipeline, submission))
+        [job] = self.submit_many([submission])
+        return job
+
+    def submit_many(self, submissions: Sequence[Submission]) -> list[DatedJob]:
+        """Return the queued jobs, all of one transaction: either every one is accepted or none."""
+        with self.connection.pipeline() as pipeline:
+            queued = [self.add(pipeline, submission) for submission in submissions]
+            pipeline.execute()
+        return queued
+
+    def add(self, pipeline: Pipeline, submission: Submission) -> DatedJob:
+        """Return the job that the transaction will queue, as `submit` would."""
+        tier, request, outlook = submission.tier, submission.request, submission.outlook
         policy = self._policy(tier)
-        if deadlines is None:
-            deadlines = Deadlines.of(policy.objectives, time.time())
+        deadlines = submission.deadlines or Deadlines.of(policy.objectives, time.time())
         queue = Queue(
             policy.queue,
             connection=self.connection,
             serializer=JSONSerializer,
             job_class=DatedJob,
         )
-        with self.connection.pipeline() as pipeline:
-            job = queue.enqueue_call(
-                FUNCTION,
-                args=(request,),
-                timeout=policy.limits.job_timeout_s,
-                result_ttl=policy.retention.result_ttl_s,
-                failure_ttl=policy.retention.failure_ttl_s,
-                description=f"{tier} {request['endpoint']}",
-                job_id=job_id,
-                meta={"tier": tier, "tenant": tenant, "metadata": metadata or {}},
-                retry=_retry(policy.retry),
-                pipeline=pipeline,
-            )
-            assert isinstance(job, DatedJob)
-            job.deadlines = deadlines
-            self._watch(job, pipeline)
-            if outlook and outlook.promise:
-                pipeline.hset(job.key, "promise", outlook.promise.text())
-            if stream:
-                pipeline.hset(job.key, "stream", 1)
-            expected = outlook.size if outlook else size(request)
-            enter(pipeline, job.key, policy.queue, expected.work)
-            pipeline.execute()
+        job = queue.enqueue_call(
+            FUNCTION,
+            args=(request,),
+            timeout=policy.limits.job_timeout_s,
+            result_ttl=policy.retention.result_ttl_s,
+            failure_ttl=policy.retention.failure_ttl_s,
+            description=f"{tier} {request['endpoint']}",
+            job_id=submission.job_id,
+            meta={
+                "tier": tier,
+                "tenant": submission.tenant,
+                "metadata": submission.metadata or {},
+            },
+            retry=_retry(policy.retry),
+            pipeline=pipeline,
+        )
+        assert isinstance(job, DatedJob)
+        job.deadlines = deadlines
+        self._watch(job, pipeline)
+        if outlook and outlook.promise:
+            pipeline.hset(job.key, "promise", outlook.promise.text())
+        if submission.stream:
+            pipeline.hset(job.key, "stream", 1)
+        expected = outlook.size if outlook else size(request)
+        enter(pipeline, job.key, policy.queue, expected.work)
+        enlist(pipeline, job, submission.tenant)
         return job
 
     def _watch(self, job: DatedJob, pipeline: Pipeline) -> None:

@@ -20,6 +20,8 @@ from config.settings import SettingsError, load
         ("SLALOM_DASHBOARD_BIND", "0.0.0.0", "set SLALOM_DASHBOARD_PASSWORD"),
         ("SLALOM_VLLM_ARGS", "--model 'x", "SLALOM_VLLM_ARGS cannot be split"),
         ("SLALOM_LOW_FLOOR", "1.5", "SLALOM_LOW_FLOOR: Input should be less than or equal to 1"),
+        ("SLALOM_CORS_ORIGINS", "*", "SLALOM_CORS_ORIGINS: * is no origin"),
+        ("SLALOM_CORS_ORIGINS", "https://a.example/", "https://a.example/ is no origin"),
         ("SLALOM_RESERVE_SEATS", "-1", "SLALOM_RESERVE_SEATS: Input should be greater than or eq"),
     ],
 )

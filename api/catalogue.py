@@ -1,0 +1,15 @@
+"""Catalogue: every route of the API, from the lists that the groups of routes keep.
+
+A new group adds its own list here and its blueprint in `api.app`; a test holds the two together.
+"""
+
+from api import bulk, dead_letters, docs, job_list, jobs, operations
+
+ROUTES = (
+    *jobs.ROUTES,
+    *bulk.ROUTES,
+    *job_list.ROUTES,
+    *dead_letters.ROUTES,
+    *operations.ROUTES,
+    *docs.ROUTES,
+)
