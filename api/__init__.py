@@ -2,7 +2,8 @@
 
 app            the Flask application that gunicorn serves
 context        what every request needs, built once per process
-auth           who calls
+auth           who calls, by API key, and whose jobs a caller may see
+tenancy        what a tenant may ask for, and how much of it
 order          what a caller wants done, whichever route it came by
 intake         the one way by which an order becomes a job
 jobs           submit, look at, cancel a job

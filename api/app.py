@@ -8,7 +8,7 @@ Everything a request needs is in one `Context`, handed to the routes. The server
 
 from flask import Flask
 
-from api import access_log, auth, catalogue, cors, problems, security
+from api import access_log, auth, catalogue, cors, problems, security, tenancy
 from api.bulk import Bulk
 from api.context import Context
 from api.dead_letters import DeadLetterRoutes
@@ -31,7 +31,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     access_log.register(app)
     security.register(app, hsts_s=settings.hsts_s)
     cors.register(app, settings.origins)
-    auth.register(app)
+    auth.register(app, context.connection, context.tiers)
+    tenancy.register(app)
     app.register_blueprint(Jobs(context).blueprint())
     app.register_blueprint(Bulk(context).blueprint())
     app.register_blueprint(JobLists(context).blueprint())

@@ -72,7 +72,8 @@ class Bulk:
     def _order(self, value: object) -> Order | Problem:
         """Return what `value` asks for, or what is wrong with it."""
         try:
-            return JobRequest.of(value, self.context.tiers).order(self.context.tiers)
+            tiers = auth.caller().view(self.context.tiers)
+            return JobRequest.of(value, tiers).order(tiers)
         except Problem as problem:
             return problem
 

@@ -8,6 +8,7 @@ from redis import Redis
 from api.door import Door
 from api.intake import Intake
 from api.prompt_length import PromptLength
+from api.tenancy import Tenancy
 from api.waiting import Waiters
 from config import connections
 from config.settings import Settings
@@ -44,6 +45,7 @@ class Context:
                 PromptLength.of(settings),
                 door,
                 Submitter(connection, tiers),
+                Tenancy(connection, tiers),
             ),
             waiters=Waiters(
                 connection,

@@ -1,4 +1,4 @@
-"""Dead letters: failed jobs, for the person who looks after them.
+"""Dead letters: failed jobs, for the person who looks after them: operators only.
 
     GET    /v1/dead-letters              200 a page; `next_cursor` null at the end
     GET    /v1/dead-letters/{id}         200 the whole job, as GET /v1/jobs/{id} shows it
@@ -19,6 +19,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
+from api import auth
 from api.context import Context
 from api.dead_letter_schemas import (
     DeadLetterBody,
@@ -34,6 +35,7 @@ from api.jobs import LOCATION, job_body, json_body, readable
 from api.problems import (
     BodyTooLarge,
     BrokenBody,
+    Forbidden,
     Invalid,
     JobNotFound,
     JobUnreadable,
@@ -58,7 +60,7 @@ ROUTES = (
         "List dead letters, newest first in each queue",
         {200: Answer("a page of dead letters", DeadLetterList)},
         query=DeadLetterQuery,
-        problems=(Invalid,),
+        problems=(Forbidden, Invalid),
     ),
     Route(
         "GET",
@@ -67,7 +69,7 @@ ROUTES = (
         "Dead letters",
         "Show the whole job",
         {200: Answer("the job", JobBody)},
-        problems=(JobNotFound, JobUnreadable),
+        problems=(Forbidden, JobNotFound, JobUnreadable),
     ),
     Route(
         "POST",
@@ -76,7 +78,7 @@ ROUTES = (
         "Dead letters",
         "Put one back into its queue",
         {202: Answer("the job, which is queued again", JobBody, (LOCATION,))},
-        problems=(JobNotFound, NoDeadLetter, NotRequeueable, JobUnreadable),
+        problems=(Forbidden, JobNotFound, NoDeadLetter, NotRequeueable, JobUnreadable),
     ),
     Route(
         "POST",
@@ -86,7 +88,7 @@ ROUTES = (
         "Put those that are meant back into their queues",
         {200: Answer("how many were meant and replayed", Replayed)},
         takes=DeadLetterReplay,
-        problems=(MalformedJson, BrokenBody, BodyTooLarge, NotJson, Invalid),
+        problems=(Forbidden, MalformedJson, BrokenBody, BodyTooLarge, NotJson, Invalid),
     ),
     Route(
         "DELETE",
@@ -95,7 +97,7 @@ ROUTES = (
         "Dead letters",
         "Delete one for good",
         {204: Answer("it is gone")},
-        problems=(JobNotFound, NoDeadLetter, JobUnreadable),
+        problems=(Forbidden, JobNotFound, NoDeadLetter, JobUnreadable),
     ),
     Route(
         "DELETE",
@@ -105,7 +107,7 @@ ROUTES = (
         "Delete those that are meant for good",
         {200: Answer("how many were meant and purged", Purged)},
         query=DeadLetterPurge,
-        problems=(Invalid,),
+        problems=(Forbidden, Invalid),
     ),
 )
 
@@ -119,6 +121,7 @@ class DeadLetterRoutes:
     def blueprint(self) -> Blueprint:
         """Return the routes."""
         routes = Blueprint("dead_letters", __name__, url_prefix="/v1/dead-letters")
+        routes.before_request(auth.operators_only)
         routes.add_url_rule("", "list", self.list, methods=["GET"])
         routes.add_url_rule("", "purge_all", self.purge_all, methods=["DELETE"])
         routes.add_url_rule("/replay", "replay_all", self.replay_all, methods=["POST"])

@@ -1,7 +1,8 @@
 """The door: what a job may expect, said when it comes and whenever it is looked at.
 
-Who comes with a deadline that will most likely be missed is turned away, or, where the request
-names one, let into its `fallback_tier` under that tier's own objectives.
+Who comes with a deadline that will most likely be missed, or to a queue that is full, is turned
+away, or, where the request names one, let into its `fallback_tier` under that tier's own
+objectives.
 """
 
 import logging
@@ -12,10 +13,10 @@ from typing import Any
 from rq.job import Job, JobStatus
 
 from api.order import Order
-from api.problems import TooLate
+from api.problems import QueueFull, TooLate
 from api.schemas import Expectation
 from config.tiers import TierTable
-from scheduler.admission import Admitted, Decision, Refused, at_risk, decide
+from scheduler.admission import Admitted, Decision, Full, Refused, at_risk, decide, full
 from scheduler.deadlines import of_job
 from scheduler.estimator import Estimator
 from scheduler.line import Line
@@ -31,14 +32,21 @@ class Door:
     estimator: Estimator
 
     def admit(self, order: Order, line: Line | None = None) -> Admitted:
-        """Return how the job may come, now or behind `line`; TooLate if it would be in vain."""
+        """Return how the job may come, now or behind `line`.
+
+        TooLate if it would be in vain, QueueFull without room.
+        """
         decision = self._decide(order.tier, order, line)
-        if isinstance(decision, Refused) and order.fallback_tier:
+        if not isinstance(decision, Admitted) and order.fallback_tier:
             decision = self._decide(order.fallback_tier, order, line)
         if isinstance(decision, Refused):
             extra = {"event": "job.refused", "tier": order.tier, "earliest_s": decision.earliest_s}
             logger.info("job refused", extra=extra)
             raise _too_late(decision)
+        if isinstance(decision, Full):
+            extra = {"event": "queue.full", "tier": order.tier, "queue": decision.queue}
+            logger.warning("job refused, queue full", extra={**extra, "limit": decision.limit})
+            raise _no_room(decision)
         return decision
 
     def expectation(self, job: Job) -> Expectation:
@@ -56,6 +64,8 @@ class Door:
 
     def _decide(self, tier: str, order: Order, line: Line | None) -> Decision:
         outlook = self.estimator.before(order.request, tier, line)
+        if no_room := full(tier, self.tiers.tiers[tier].limits, outlook):
+            return no_room
         return decide(tier, order.deadlines(self.tiers, outlook.at, tier), outlook)
 
 
@@ -78,3 +88,20 @@ def _too_late(refused: Refused) -> TooLate:
         **Expectation.of(outlook).model_dump(mode="json", exclude={"at_risk"}),
     }
     return TooLate(text, retry_after_s=refused.retry_after_s, **members)
+
+
+def _no_room(full: Full) -> QueueFull:
+    text = (
+        f"queue {full.queue} is full for jobs of tier {full.tier}: {full.queued_jobs} jobs with "
+        f"about {full.queued_tokens} tokens wait in it, and {full.limit} is {full.most}; come back "
+        f"in {full.retry_after_s} s"
+    )
+    members: dict[str, Any] = {
+        "tier": full.tier,
+        "queue": full.queue,
+        "limit": full.limit,
+        "limit_value": full.most,
+        "queued_jobs": full.queued_jobs,
+        "queued_tokens": full.queued_tokens,
+    }
+    return QueueFull(text, retry_after_s=full.retry_after_s, **members)

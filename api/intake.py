@@ -1,8 +1,9 @@
 """Intake: the one way by which an order becomes a job, for every route.
 
-The order's model is looked up, its prompt measured, its deadline weighed (`api.door`), and the job
-queued. What it may expect is kept with it, because the answer to its caller says so. Many orders
-are weighed one behind the other, and queued TOGETHER at a time.
+What its tenant may ask for is checked (`api.tenancy`), its model looked up, its prompt measured,
+its deadline weighed (`api.door`), its tenant charged, and the job queued. What it may expect is
+kept with it, because the answer to its caller says so. Many orders are weighed one behind the
+other, and queued TOGETHER at a time.
 """
 
 import logging
@@ -19,9 +20,12 @@ from api.order import Order
 from api.problems import Invalid, Problem, RedisUnavailable
 from api.prompt_length import PromptLength
 from api.schemas import Expectation
+from api.tenancy import Tenancy
 from config.connections import UNAVAILABLE
 from scheduler import models
 from scheduler.admission import Admitted
+from scheduler.limits import Charge
+from scheduler.line import Line
 from scheduler.once import Once
 from scheduler.submit import Submission, Submitter
 from scheduler.tenants import Tenant
@@ -46,10 +50,11 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class _Weighed:
-    """A job that may come, and how."""
+    """A job that may come, how, and what its tenant was charged for it."""
 
     submission: Submission
     admitted: Admitted
+    charge: Charge | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,7 @@ class Intake:
     prompt_length: PromptLength
     door: Door
     submitter: Submitter
+    tenancy: Tenancy
 
     def accept(
         self, order: Order, tenant: Tenant, *, job_id: str | None = None, once: Once | None = None
@@ -73,23 +79,16 @@ class Intake:
         with idempotency.conflicts():
             if once:
                 once.check(self.connection)
-            order = self._for_a_model(order, self._lengths())
-            admitted = self.door.admit(order)
+            weighed = self._weigh(order, tenant, self._lengths(), job_id=job_id)
             try:
-                job = self.submitter.submit(
-                    order.request,
-                    tier=admitted.tier,
-                    tenant=tenant.name,
-                    metadata=order.metadata,
-                    job_id=job_id,
-                    deadlines=admitted.deadlines,
-                    outlook=admitted.outlook,
-                    stream=order.stream,
-                    once=once,
-                )
+                job = self.submitter.make(weighed.submission, once)
             except UNAVAILABLE as error:
+                self.tenancy.give_back(weighed.charge)
                 raise _in_doubt(job_id) from error
-        return _accepted(job, admitted, tenant)
+            except Exception:
+                self.tenancy.give_back(weighed.charge)
+                raise
+        return _accepted(job, weighed.admitted, tenant)
 
     def accept_many(self, orders: Sequence[Order], tenant: Tenant) -> list[Accepted | Problem]:
         """Queue jobs in the order given; in place of one that may not come, what is against it.
@@ -111,14 +110,13 @@ class Intake:
         self, orders: Sequence[Order], tenant: Tenant, lengths: Lengths
     ) -> list[Accepted | Problem]:
         """Queue in one transaction those that may come."""
-        weighed = self._weigh(orders, tenant, lengths)
+        weighed = self._weigh_all(orders, tenant, lengths)
         passed = [entry for entry in weighed if isinstance(entry, _Weighed)]
         try:
             jobs = self.submitter.submit_many([entry.submission for entry in passed])
         except UNAVAILABLE:
             return [
-                _in_doubt(entry.submission.job_id) if isinstance(entry, _Weighed) else entry
-                for entry in weighed
+                self._undone(entry) if isinstance(entry, _Weighed) else entry for entry in weighed
             ]
         queued = iter(jobs)
         return [
@@ -128,48 +126,73 @@ class Intake:
             for entry in weighed
         ]
 
-    def _weigh(
+    def _undone(self, weighed: _Weighed) -> Problem:
+        self.tenancy.give_back(weighed.charge)
+        return _in_doubt(weighed.submission.job_id)
+
+    def _weigh_all(
         self, orders: Sequence[Order], tenant: Tenant, lengths: Lengths
     ) -> list[_Weighed | Problem]:
         """Return how each order may come behind those before it."""
         line, weighed = self.door.line(), list[_Weighed | Problem]()
         for order in orders:
             try:
-                served = self._for_a_model(order, lengths)
-                admitted = self.door.admit(served, line)
+                entry = self._weigh(order, tenant, lengths, job_id=str(uuid4()), line=line)
             except Problem as problem:
                 weighed.append(problem)
                 continue
-            weighed.append(_Weighed(_submission(served, admitted, tenant), admitted))
-            queue = self.submitter.tiers.tiers[admitted.tier].queue
-            line = line.to(queue).joined(admitted.outlook.size.work)
+            weighed.append(entry)
+            queue = self.submitter.tiers.tiers[entry.admitted.tier].queue
+            line = line.to(queue).joined(entry.admitted.outlook.size.work)
         return weighed
+
+    def _weigh(
+        self,
+        order: Order,
+        tenant: Tenant,
+        lengths: Lengths,
+        *,
+        job_id: str,
+        line: Line | None = None,
+    ) -> _Weighed:
+        """Return how an order may come; its tenant is charged for it."""
+        self.tenancy.permit(order, tenant)
+        order, prompt_tokens = self._for_a_model(order, tenant, lengths)
+        admitted = self.door.admit(order, line)
+        charge = self.tenancy.charge(
+            order, tenant, admitted, job_id=job_id, prompt_tokens=prompt_tokens
+        )
+        submission = Submission(
+            order.request,
+            admitted.tier,
+            tenant.name,
+            order.metadata,
+            job_id,
+            admitted.deadlines,
+            admitted.outlook,
+            order.stream,
+            charge.account if charge else None,
+        )
+        return _Weighed(submission, admitted, charge)
 
     def _lengths(self) -> Lengths:
         return {m.name: m.max_model_len for m in models.announced(self.connection)}
 
-    def _for_a_model(self, order: Order, lengths: Lengths) -> Order:
-        """Return the order with the model that serves it; Invalid if none does or has no room."""
+    def _for_a_model(
+        self, order: Order, tenant: Tenant, lengths: Lengths
+    ) -> tuple[Order, int | None]:
+        """Return the order with the model that serves it, and the tokens of its prompt.
+
+        Invalid if no model does or has room; None for tokens that were not counted.
+        """
         name = order.request["body"].get("model") or self.served_model
+        self.tenancy.permit_model(name, tenant)
         if lengths and name not in {self.served_model, *lengths}:
-            text = f"there is no such model; use one of {', '.join(lengths)}"
+            known = ", ".join(model for model in lengths if tenant.may_ask(model))
+            text = f"there is no such model; use one of {known}"
             raise Invalid([{"field": "model", "message": text}])
         order = order.to_model(name)
-        self.prompt_length.check(order, lengths.get(name))
-        return order
-
-
-def _submission(order: Order, admitted: Admitted, tenant: Tenant) -> Submission:
-    return Submission(
-        order.request,
-        admitted.tier,
-        tenant.name,
-        order.metadata,
-        str(uuid4()),
-        admitted.deadlines,
-        admitted.outlook,
-        order.stream,
-    )
+        return order, self.prompt_length.check(order, lengths.get(name))
 
 
 def _accepted(job: Job, admitted: Admitted, tenant: Tenant) -> Accepted:

@@ -19,6 +19,7 @@ from threading import Event
 from uuid import uuid4
 
 from flask import Blueprint, Response, request
+from redis import Redis
 from redis.exceptions import ResponseError
 from rq.exceptions import DeserializationError
 from rq.job import Job
@@ -27,6 +28,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from api import auth, idempotency, prefer
 from api.context import Context
 from api.intake import Accepted
+from api.order import Order
 from api.problems import (
     BadIdempotencyKey,
     BadPreference,
@@ -37,15 +39,20 @@ from api.problems import (
     JobEnded,
     JobNotFound,
     JobUnreadable,
+    LimitReached,
     MalformedJson,
+    ModelForbidden,
     NotJson,
+    OverLimit,
+    QueueFull,
+    TierForbidden,
     TooLate,
 )
 from api.route import Answer, Header, Route
 from api.schemas import Expectation, JobBody, JobRequest
 from config.connections import UNAVAILABLE
 from scheduler import cancel, jobs
-from scheduler.jobs import ENDED
+from scheduler.jobs import ENDED, UnknownJob
 from scheduler.once import AlreadyMade, Once
 
 logger = logging.getLogger(__name__)
@@ -83,6 +90,11 @@ ROUTES = (
             BodyTooLarge,
             NotJson,
             Invalid,
+            TierForbidden,
+            ModelForbidden,
+            OverLimit,
+            LimitReached,
+            QueueFull,
             TooLate,
         ),
     ),
@@ -128,11 +140,12 @@ class Jobs:
         """Accept a job, and wait for its end if that is preferred."""
         settings = self.context.settings
         wait_s = prefer.wait_s(request.headers.get("Prefer"), most_s=settings.max_wait_s)
-        wanted = JobRequest.parse(json_body(settings.max_body_bytes), self.context.tiers)
+        tiers = auth.caller().view(self.context.tiers)
+        wanted = JobRequest.parse(json_body(settings.max_body_bytes), tiers)
         asked = wanted.model_dump(mode="json", exclude_none=True)
         once = idempotency.of_request(auth.caller(), asked, kept_s=settings.idempotency_s)
         try:
-            return self._make(wanted, wait_s, once)
+            return self._make(wanted.order(tiers), wait_s, once)
         except AlreadyMade as made:
             return self._again(made.job_id, wait_s)
 
@@ -152,9 +165,9 @@ class Jobs:
             return _answer(body.model_copy(update={"stopping": True}), HTTPStatus.ACCEPTED)
         return _answer(body)
 
-    def _make(self, wanted: JobRequest, wait_s: int | None, once: Once | None) -> Response:
+    def _make(self, order: Order, wait_s: int | None, once: Once | None) -> Response:
         """Queue a job, and wait for its end if `wait_s` says so."""
-        order, job_id = wanted.order(self.context.tiers), str(uuid4())
+        job_id = str(uuid4())
         with self._expecting(job_id, wait_s) as ended:
             accepted = self.context.intake.accept(order, auth.caller(), job_id=job_id, once=once)
             if ended:
@@ -190,8 +203,23 @@ class Jobs:
         return job_body(job, expectation)
 
     def _fetch(self, job_id: str) -> Job:
+        return fetch(self.context.connection, job_id)
+
+
+def fetch(connection: Redis, job_id: str) -> Job:
+    """Return a job that the caller may see; UnknownJob if there is none, or it is another's.
+
+    Every route that is given the id of a job finds it here.
+    """
+    try:
         with readable(job_id):
-            return jobs.fetch(self.context.connection, job_id)
+            job = jobs.fetch(connection, job_id)
+            if auth.is_own(job):
+                return job
+    except JobUnreadable:
+        if auth.caller().operator:
+            raise
+    raise UnknownJob(job_id)
 
 
 def json_body(max_bytes: int) -> bytes:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from api.error_schemas import OpenAIErrorBody, ProblemBody
-from api.problems import InternalError, Problem, RedisUnavailable, Unauthorized
+from api.problems import InternalError, InvalidKey, Problem, RedisUnavailable, TenantUnreadable
 from api.route import Answer, Header, Route
 from config.tiers import TierTable
 
@@ -132,7 +132,7 @@ def _problems(route: Route, refs: _Refs) -> Json:
         *([RedisUnavailable] if route.needs_redis else []),
     ]
     if not route.is_open:
-        common.append(Unauthorized)
+        common += [InvalidKey, TenantUnreadable]
     kinds: defaultdict[HTTPStatus, list[type[Problem]]] = defaultdict(list)
     for problem in dict.fromkeys([*route.problems, *common]):
         is_shifted = route.is_openai and problem.status == HTTPStatus.UNPROCESSABLE_ENTITY

@@ -6,7 +6,10 @@
     ├── BrokenBody              400     broken_body
     ├── BadIdempotencyKey       400     bad_idempotency_key
     ├── Unauthorized            401     unauthorized
+    ├── InvalidKey              401     invalid_api_key
     ├── Forbidden               403     forbidden
+    ├── TierForbidden           403     tier_not_allowed
+    ├── ModelForbidden          403     model_not_allowed
     ├── JobNotFound             404     job_not_found
     ├── JobEnded                409     job_ended               final
     ├── NotRequeueable          409     not_requeueable         final
@@ -17,8 +20,12 @@
     ├── Invalid                 422     invalid_request
     │   └── ContextExceeded     422     context_length_exceeded
     ├── TooLate                 429     deadline_unreachable    Retry-After
+    ├── QueueFull               429     queue_full              Retry-After
+    ├── LimitReached            429     rate_limit_exceeded     Retry-After
+    ├── OverLimit               429     request_too_large       final
     ├── InternalError           500     internal_error          final
     ├── JobUnreadable           500     job_unreadable          final
+    ├── TenantUnreadable        503     tenant_unreadable       Retry-After
     ├── RedisUnavailable        503     redis_unavailable       Retry-After
     └── NotReady                503     not_ready               Retry-After
 
@@ -119,11 +126,33 @@ class Unauthorized(Problem):
     }
 
 
+class InvalidKey(Problem):
+    """The API key is missing, or not one that is valid now."""
+
+    status, code = HTTPStatus.UNAUTHORIZED, "invalid_api_key"
+    title = "A valid API key is required"
+    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": 'Bearer realm="slalom"'}
+
+
 class Forbidden(Problem):
     """The request may not do this from where it comes."""
 
     status, code = HTTPStatus.FORBIDDEN, "forbidden"
     title = "The request is not allowed"
+
+
+class TierForbidden(Problem):
+    """The tier is above the tenant's ceiling."""
+
+    status, code = HTTPStatus.FORBIDDEN, "tier_not_allowed"
+    title = "The tier is not allowed"
+
+
+class ModelForbidden(Problem):
+    """The tenant may not use the model."""
+
+    status, code = HTTPStatus.FORBIDDEN, "model_not_allowed"
+    title = "The model is not allowed"
 
 
 class JobNotFound(Problem):
@@ -203,6 +232,28 @@ class TooLate(Problem):
     title = "The job would most likely be late"
 
 
+class QueueFull(Problem):
+    """The queue of the tier holds as much as it may."""
+
+    status, code = HTTPStatus.TOO_MANY_REQUESTS, "queue_full"
+    title = "The queue is full"
+
+
+class LimitReached(Problem):
+    """The tenant has had as much of the tier as it may, for now."""
+
+    status, code = HTTPStatus.TOO_MANY_REQUESTS, "rate_limit_exceeded"
+    title = "A limit is reached"
+
+
+class OverLimit(Problem):
+    """The job alone is more than the tenant may have at a time."""
+
+    status, code = HTTPStatus.TOO_MANY_REQUESTS, "request_too_large"
+    title = "The job is larger than a limit"
+    headers = _FINAL
+
+
 class InternalError(Problem):
     """The service failed; the cause is in its log."""
 
@@ -217,6 +268,14 @@ class JobUnreadable(Problem):
     status, code = HTTPStatus.INTERNAL_SERVER_ERROR, "job_unreadable"
     title = "The record of the job cannot be read"
     headers = _FINAL
+
+
+class TenantUnreadable(Problem):
+    """The record of the tenant cannot be used."""
+
+    status, code = HTTPStatus.SERVICE_UNAVAILABLE, "tenant_unreadable"
+    title = "The tenant's record is damaged"
+    headers = _RETRY
 
 
 class RedisUnavailable(Problem):

@@ -52,14 +52,18 @@ class PromptLength:
             logger.warning("prompts are not measured", extra=extra)
             return cls(model)
 
-    def check(self, order: Order, max_model_len: int | None) -> None:
-        """Raise ContextExceeded for a prompt too long; `max_model_len` as its workers said."""
+    def check(self, order: Order, max_model_len: int | None) -> int | None:
+        """Return the tokens of the prompt, None where they were not counted.
+
+        Raises ContextExceeded for a prompt too long; `max_model_len` as its workers said.
+        """
         limit, body = max_model_len or self.max_positions, order.request["body"]
         if limit is None or self.tokenizer is None or body["model"] != self.model:
-            return
+            return None
         length = self._length(self.tokenizer, body)
         if length + (order.max_tokens or 1) > limit:
             raise ContextExceeded([_fault(order, length, limit)])
+        return length or None
 
     def _length(self, tokenizer: Tokenizer, body: dict[str, Any]) -> int:
         """Return the number of tokens, for a conversation at least that of its contents."""

@@ -9,8 +9,10 @@ the line and the key.
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from config import yaml_faults
+from config.yaml_faults import Fault, UnreadableYaml, dotted, of_pydantic, repeated_keys
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 Positive = Annotated[float, Field(gt=0)]
@@ -69,10 +71,12 @@ class Objectives(_Frozen):
 
 
 class Limits(_Frozen):
-    """What one job of the tier may take."""
+    """What one job of the tier may take, and how full its queue may be when it comes."""
 
     max_tokens: int = Field(8192, ge=1)
     job_timeout_s: int = Field(600, ge=1)
+    max_queued_jobs: int = Field(1_000_000, ge=1)
+    max_queued_tokens: int = Field(1_000_000_000, ge=1)
 
 
 class Retention(_Frozen):
@@ -119,20 +123,12 @@ class TierTable(_Frozen):
     def load(cls, path: Path) -> Self:
         """Return the table in `path`; TierTableError if it cannot be read or breaks a rule."""
         try:
-            text = path.read_text(encoding="utf-8")
-            root = yaml.compose(text, Loader=yaml.SafeLoader)
-            content = yaml.safe_load(text)
-        except OSError as error:
-            raise TierTableError(f"{path}: cannot be read: {error.strerror}") from error
-        except yaml.YAMLError as error:
-            raise TierTableError(
-                f"{path}: not valid YAML: {' '.join(str(error).split())}"
-            ) from error
-        faults = [*_repeated_keys(root), *_invalid(cls, content), *_contradictions(content)]
+            root, content = yaml_faults.read(path)
+        except UnreadableYaml as error:
+            raise TierTableError(str(error)) from error
+        faults = [*repeated_keys(root), *_invalid(cls, content), *_contradictions(content)]
         if faults:
-            raise TierTableError(
-                "\n".join(f"{path}:{_line_of(root, loc)}: {text}" for loc, text in faults)
-            )
+            raise TierTableError(yaml_faults.lines(path, root, faults))
         return cls.model_validate(content)
 
     @property
@@ -145,6 +141,11 @@ class TierTable(_Frozen):
         """The tiers of the high queue."""
         return [tier for tier in self.tiers.values() if tier.queue == self.high_queue]
 
+    def rank(self, tier: str) -> tuple[int, int]:
+        """Return what tiers are ordered by, the highest first: their queue, then their priority."""
+        policy = self.tiers[tier]
+        return list(self.queues).index(policy.queue), policy.priority
+
     def tier_for(self, service_tier: str) -> str | None:
         """Return the tier that an OpenAI `service_tier` means, or None."""
         return next(
@@ -152,27 +153,13 @@ class TierTable(_Frozen):
         )
 
 
-Fault = tuple[tuple[str | int, ...], str]
-
-
 def _invalid(table: type[TierTable], content: Any) -> list[Fault]:
     """Return what breaks the schema."""
     try:
         table.model_validate(content)
     except ValidationError as error:
-        return [
-            (e["loc"], f"{_dotted(e['loc'])}: {_advice(e)}")
-            for e in error.errors(include_url=False)
-        ]
+        return of_pydantic(error)
     return []
-
-
-def _advice(error: Any) -> str:
-    if error["type"] == "extra_forbidden":
-        return "unknown key; remove it or correct its spelling"
-    if error["type"] == "missing":
-        return "missing; every entry of its kind needs it"
-    return str(error["msg"]).removeprefix("Value error, ")
 
 
 def _contradictions(content: Any) -> list[Fault]:
@@ -208,11 +195,11 @@ def _dangling_queues(queues: dict[str, Any], tiers: dict[str, Any]) -> list[Faul
         path = ("queues", name, "autoscale", "workers_serve")
         if isinstance(served, list) and not set(served) <= set(queues):
             faults.append(
-                (path, f"{_dotted(path)}: names a queue that is not in queues; use {known}")
+                (path, f"{dotted(path)}: names a queue that is not in queues; use {known}")
             )
         elif isinstance(served, list) and name not in served:
             faults.append(
-                (path, f"{_dotted(path)}: must contain {name!r}, or new workers would not help it")
+                (path, f"{dotted(path)}: must contain {name!r}, or new workers would not help it")
             )
     return faults
 
@@ -226,7 +213,7 @@ def _shared_service_tiers(tiers: dict[str, Any]) -> list[Fault]:
             if service in owners:
                 path = ("tiers", name, "service_tiers")
                 owner = owners[service]
-                text = f"{_dotted(path)}: {service!r} already means {owner!r}; keep it in one tier"
+                text = f"{dotted(path)}: {service!r} already means {owner!r}; keep it in one tier"
                 faults.append((path, text))
             owners.setdefault(service, name)
     return faults
@@ -248,7 +235,7 @@ def _inverted_priorities(queues: dict[str, Any], tiers: dict[str, Any]) -> list[
         if above and priority <= max(above):
             path = ("tiers", name, "priority")
             text = f"must be above {max(above)}, which a tier of a queue before its own has"
-            faults.append((path, f"{_dotted(path)}: {text}"))
+            faults.append((path, f"{dotted(path)}: {text}"))
     return faults
 
 
@@ -258,41 +245,3 @@ def _dangling_default(tiers: dict[str, Any], default: Any) -> list[Fault]:
     return [
         (("default_tier",), f"default_tier: no tier {default!r}; use one of {', '.join(tiers)}")
     ]
-
-
-def _repeated_keys(node: yaml.Node | None, path: tuple[str | int, ...] = ()) -> list[Fault]:
-    """Return keys written twice in one mapping: YAML would silently keep the last."""
-    if isinstance(node, yaml.SequenceNode):
-        return [f for i, child in enumerate(node.value) for f in _repeated_keys(child, (*path, i))]
-    if not isinstance(node, yaml.MappingNode):
-        return []
-    seen: set[str] = set()
-    faults: list[Fault] = []
-    for key, value in node.value:
-        here = (*path, key.value)
-        if key.value in seen:
-            faults.append((here, f"{_dotted(here)}: written twice; keep one"))
-        seen.add(key.value)
-        faults += _repeated_keys(value, here)
-    return faults
-
-
-def _line_of(node: yaml.Node | None, loc: tuple[str | int, ...]) -> int:
-    """Return the line of the deepest part of `loc` that the file has."""
-    line = 1
-    for part in loc:
-        if isinstance(node, yaml.MappingNode):
-            found = [(k, v) for k, v in node.value if k.value == str(part)]
-            if not found:
-                break
-            line, node = found[-1][0].start_mark.line + 1, found[-1][1]
-        elif (
-            isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value)
-        ):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-    return line
-
-
-def _dotted(loc: tuple[str | int, ...]) -> str:
-    return ".".join(map(str, loc)) or "the file"

@@ -39,9 +39,10 @@ class Endings:
         return max(self._num, self._before)
 
     def _roll(self, now: float) -> None:
-        if now - self._since >= WINDOW_S:
-            self._before = self._num if now - self._since < 2 * WINDOW_S else 0
-            self._since, self._num = now, 0
+        num_windows = (now - self._since) // WINDOW_S
+        if num_windows >= 1:
+            self._before = self._num if num_windows < 2 else 0
+            self._since, self._num = self._since + num_windows * WINDOW_S, 0
 
 
 @dataclass(slots=True)

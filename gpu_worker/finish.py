@@ -27,6 +27,7 @@ from scheduler import keys
 from scheduler.claim import Claim
 from scheduler.finish import Success, holds, write
 from scheduler.jobs import FIRST_TOKEN_AT, FUNCTION, PARTIAL, Failure
+from scheduler.open_jobs import settle
 from scheduler.postpone import postpone
 from scheduler.retry import Again, Never, decide
 
@@ -163,6 +164,7 @@ class Finisher:
             self._worker.execution = None
         spent = ["suspect", "worker_deaths"] if claim.alone else []  # it ended by itself
         self._connection.hdel(job.key, "resumed", *spent)
+        settle(self._connection, job.id)
         self._connection.publish(keys.ENDED, job.id)
 
     def _keep_partial(self, job: Job, ending: Ending) -> None:

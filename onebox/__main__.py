@@ -73,10 +73,13 @@ def guide(
         supervisor.give_up(str(error))
         return
     supervisor.is_ready = True
-    if with_jobs:
+    with_key = first_run.needs_key(site)
+    if with_jobs and not with_key:
         first_run.do_first_jobs(site, terminal)
     is_simulated = settings.engine == "sim"
-    terminal.say(first_run.where_to_go(site, dashboard, is_simulated=is_simulated))
+    terminal.say(
+        first_run.where_to_go(site, dashboard, is_simulated=is_simulated, with_key=with_key)
+    )
 
 
 def nice(path: Path) -> str:

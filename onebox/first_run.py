@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any
 
 from onebox.terminal import Terminal
@@ -77,6 +78,14 @@ def why_not_ready(site: Site) -> str | None:
     return str(answer.get("detail") or answer.get("title") or "not ready")
 
 
+def needs_key(site: Site) -> bool:
+    """Whether the API answers only to API keys, because there are tenants."""
+    try:
+        return bool(site.call("/v1/models")["status_code"] == HTTPStatus.UNAUTHORIZED)
+    except (OSError, ValueError):
+        return False
+
+
 def do_first_jobs(site: Site, terminal: Terminal) -> None:
     """Run one premium and one batch job and show what became of them."""
     for tier, prompt in SUMS:
@@ -102,13 +111,15 @@ def summary(job: Json, tier: str, prompt: str) -> str:
     return f"  {tier:<8} {prompt + text.strip():<14} waited {waited}, answered after {latency}"
 
 
-def where_to_go(site: Site, dashboard: str, *, is_simulated: bool) -> str:
-    """Return the addresses and a command to go on with."""
+def where_to_go(site: Site, dashboard: str, *, is_simulated: bool, with_key: bool = False) -> str:
+    """Return the addresses and a command to go on with; `with_key`: the API asks for one."""
     body = json.dumps({"prompt": "12+30=", "tier": "premium", "max_tokens": 8, "temperature": 0})
     note = "The engine is simulated: no model makes these answers.\n" if is_simulated else ""
+    note += "" if with_key else "There are no tenants: no API keys, and this machine only.\n"
+    key = " -H 'Authorization: Bearer sk-slalom-…'" if with_key else ""
     return (
         f"{note}\n  API        {site.address}\n  Dashboard  {dashboard}\n\nTry it:\n"
-        f"  curl {site.address}/v1/jobs -H 'Prefer: wait=30'"
+        f"  curl {site.address}/v1/jobs -H 'Prefer: wait=30'{key}"
         f" -H 'Content-Type: application/json' -d '{body}'\n\nCtrl-C stops everything."
     )
 

@@ -7,6 +7,9 @@ finish      a worker writes how its jobs ended
 retry       whether a failed job runs again, and when
 postpone    it waits for that
 cancel      a caller takes a job back
+tenants     customers: what each may ask for; tenant_store, tenants_file, and their command line
+api_keys    how a tenant is known
+limits      how much of a tier a tenant has had; charge, what a job costs; open_jobs, which count
 dead_letters  what is parked for a person, with its command line
 rescue      jobs of dead workers go back to their queue, or become dead letters
 workers     who serves which queue

@@ -16,6 +16,7 @@ from rq.utils import utcformat
 
 from scheduler import keys
 from scheduler.jobs import UnknownJob
+from scheduler.open_jobs import settle
 
 Outcome = Literal["canceled", "stopping", "ended"]
 
@@ -67,4 +68,5 @@ def _cancel_parked(connection: Redis, job: Job) -> Outcome:
         pipeline.expire(job.key, _kept_s(job))
         pipeline.publish(keys.ENDED, job.id)
         pipeline.execute()
+    settle(connection, job.id)
     return "canceled"

@@ -20,7 +20,7 @@ from statistics import NormalDist
 from typing import Self
 
 from scheduler.deadlines import Deadlines
-from scheduler.line import Line
+from scheduler.line import Line, QueueView
 from scheduler.rates import Rates
 from scheduler.work import Size
 
@@ -190,6 +190,8 @@ class Outlook:
     rate: float | None = None
     forecast: Forecast | None = None
     scores: Scores = field(default_factory=Scores)
+    queue: QueueView | None = None
+    """The queue of its tier at that moment."""
 
     def start_s(self, share: float) -> float | None:
         """Return the seconds within which it will start with probability `share`."""

@@ -65,6 +65,7 @@ class Estimator:
             rates.left_by([view.name for view in line.queues[: line.own]]),
             forecast(line, rates, expected, tier),
             self._fresh().scores[queue],
+            line.queues[line.own],
         )
 
     def _fresh(self) -> _Measured:

@@ -23,6 +23,7 @@ of its OpenAI response as far as it came, until it is claimed again. `attempts` 
 `start_by`, `finish_by`, `deadline_since`, and `promote_at`, from when on it may be promoted (all
 epoch s). So do `place` (`scheduler.line`) and `promise` (`scheduler.estimate`), until a retry or a
 replay puts the job at the end of a queue again; and `stream` (1: its tokens are kept as they come).
+A job of a tenant has `account`, "tenant tier tokens": among whose open jobs it counts.
 
 Ours:
 
@@ -38,11 +39,21 @@ Ours:
     slalom:jobs:{tenant}       zset     job id -> created_at (epoch s), of every job with a record
     slalom:listed              set      tenants that have such a list
     slalom:once:{tenant}:{digest}  string  "{job} {fingerprint}": what an Idempotency-Key made
+    slalom:tenants             hash     tenant -> JSON of its record (`scheduler.tenants`)
+    slalom:api-keys            hash     SHA-256 of an API key -> tenant
+    slalom:api-keys:{tenant}   hash     SHA-256 of an API key -> JSON: prefix, created_at,
+                                        expires_at
+    slalom:key-uses:{tenant}   hash     SHA-256 of an API key -> when it was last used (epoch s)
+    slalom:rate:{tenant}:{tier}  hash   second (epoch) -> "requests tokens" that came in it, for the
+                                        last minute; expires with it
+    slalom:open:{tenant}:{tier}  zset   "{job}:{tokens}" of jobs that have not ended -> accepted at
+    slalom:open:{tenant}       hash     tier -> the tokens of those jobs together
 
 Jobs leave the two zsets when they succeed or are cancelled; what ended otherwise is dropped when
 its turn to be looked at comes.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
@@ -54,6 +65,8 @@ from redis.commands.core import Script
 ENDED = "slalom:ended"
 LISTED = "slalom:listed"
 MODELS = "slalom:models"
+TENANTS = "slalom:tenants"
+API_KEYS = "slalom:api-keys"
 
 RQ_GRACE_S = 60
 """How far behind the lease deadline the started registry's score lies: RQ's own clean-up (which `rq
@@ -126,10 +139,42 @@ def once(tenant: str, digest: str) -> str:
     return f"slalom:once:{tenant}:{digest}"
 
 
+def api_keys_of(tenant: str) -> str:
+    """Return the key of the API keys of a tenant."""
+    return f"slalom:api-keys:{tenant}"
+
+
+def api_key_uses(tenant: str) -> str:
+    """Return the key of when the API keys of a tenant were last used."""
+    return f"slalom:key-uses:{tenant}"
+
+
+def rate(tenant: str, tier: str) -> str:
+    """Return the key of what a tenant asked of a tier in the last minute."""
+    return f"slalom:rate:{tenant}:{tier}"
+
+
+def open_jobs(tenant: str, tier: str) -> str:
+    """Return the key of the open jobs of a tenant in a tier."""
+    return f"slalom:open:{tenant}:{tier}"
+
+
+def open_tokens(tenant: str) -> str:
+    """Return the key of the tokens of a tenant's open jobs."""
+    return f"slalom:open:{tenant}"
+
+
+_PART = re.compile(rb"^-- with (\w+)$", re.MULTILINE)
+
+
 @cache
 def source(name: str) -> bytes:
-    """Return the text of the script `lua/{name}.lua`, for EVAL within a transaction."""
-    return files("scheduler.lua").joinpath(f"{name}.lua").read_bytes()
+    """Return the text of the script `lua/{name}.lua`, for EVAL within a transaction.
+
+    A line `-- with {part}` stands for the functions in `lua/{part}.lua`.
+    """
+    text = files("scheduler.lua").joinpath(f"{name}.lua").read_bytes()
+    return _PART.sub(lambda line: source(line[1].decode()), text)
 
 
 @cache

@@ -54,6 +54,10 @@ class QueueView:
     work: int
     head: Place | None
 
+    def work_waiting(self, mean_work: float) -> float:
+        """Return the work of all that wait; `mean_work` is that of a job nothing is known of."""
+        return self.waiting * (self.mean_work() or mean_work)
+
     def mean_work(self, until: Place | None = None) -> float | None:
         """Return the mean work of a job before `until`, else of all; None if none ever entered."""
         jobs, work = (until.number, until.before) if until else (self.jobs + 1, self.work)

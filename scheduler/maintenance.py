@@ -7,6 +7,7 @@ promote      waiting jobs that will be late soon     scheduler.promotion
 schedule     retries and scheduled jobs when due     RQ's scheduler, which locks out a second one
 registries   ended jobs past their time              RQ's clean-up
 lists        jobs that are gone, in tenants' lists   scheduler.job_pages
+sweep        tenants' open jobs that are gone        scheduler.open_jobs
 
 python -m scheduler.maintenance
 """
@@ -29,6 +30,7 @@ from config.settings import Settings
 from config.tiers import Promotion
 from scheduler import expiry, job_pages, keys
 from scheduler.expiry import expire
+from scheduler.open_jobs import Sweep
 from scheduler.promotion import promote
 from scheduler.rescue import rescue
 
@@ -53,12 +55,14 @@ class Maintenance:
     promotions: Mapping[str, Promotion] = field(default_factory=dict)
     """Queues whose jobs may be promoted, and how."""
     _scheduler: RQScheduler = field(init=False)
+    _open_jobs: Sweep = field(init=False)
     _until_registries_s: float = field(init=False, default=0.0)
     _until_rescue_s: float = field(init=False, default=0.0)
     _lists: dict[str, int] = field(init=False, default_factory=dict)
     """Tenants whose lists are still to be looked through, and from which cursor on."""
 
     def __post_init__(self) -> None:
+        self._open_jobs = Sweep(self.connection)
         self._scheduler = RQScheduler(
             self.queues,
             connection=self.connection,
@@ -80,6 +84,7 @@ class Maintenance:
             self._until_registries_s = REGISTRIES_EVERY_S
             self._attempt(self._trim)
             self._attempt(self._trim_lists)
+            self._attempt(self._sweep)
 
     def close(self) -> None:
         """Let another process schedule at once."""
@@ -102,6 +107,9 @@ class Maintenance:
     def _schedule(self) -> None:
         self._scheduler.acquire_locks()
         self._scheduler.enqueue_scheduled_jobs()
+
+    def _sweep(self) -> None:
+        self._open_jobs.step()
 
     def _trim(self) -> None:
         for queue in self.queues:

@@ -43,6 +43,7 @@ class Submission:
     deadlines: Deadlines | None = None
     outlook: Outlook | None = None
     stream: bool = False
+    account: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +64,20 @@ class Submitter:
         deadlines: Deadlines | None = None,
         outlook: Outlook | None = None,
         stream: bool = False,
-        once: Once | None = None,
+        account: str | None = None,
     ) -> DatedJob:
         """Return the queued job; UnknownTier, or RedisError if it was not accepted.
 
         Without `deadlines` the tier's objectives give them. The job keeps the promise of `outlook`.
-        With `stream` its tokens are kept as they come. With `once` it raises what `Once.make` does.
+        With `stream` its tokens are kept as they come. `account` is that of its `limits.Charge`.
         """
-        submission = Submission(request, tier, tenant, metadata, job_id, deadlines, outlook, stream)
+        submission = Submission(
+            request, tier, tenant, metadata, job_id, deadlines, outlook, stream, account
+        )
+        return self.make(submission)
+
+    def make(self, submission: Submission, once: Once | None = None) -> DatedJob:
+        """Return the queued job; with `once` it raises what `Once.make` does."""
         if once:
             return once.make(self.connection, lambda pipeline: self.add(pipeline, submission))
         [job] = self.submit_many([submission])
@@ -117,6 +124,8 @@ class Submitter:
             pipeline.hset(job.key, "promise", outlook.promise.text())
         if submission.stream:
             pipeline.hset(job.key, "stream", 1)
+        if submission.account:
+            pipeline.hset(job.key, "account", submission.account)
         expected = outlook.size if outlook else size(request)
         enter(pipeline, job.key, policy.queue, expected.work)
         enlist(pipeline, job, submission.tenant)

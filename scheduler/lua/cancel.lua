@@ -4,6 +4,7 @@
 -- ARGV   1 job id   2 now (RQ's text form)   3 ttl (s) of the canceled job
 -- reply  the job's status before: 'queued' (it is canceled now), 'started' (its stop is requested), or any other
 --        status (nothing was done); false if there is no such job
+-- with open
 local job, ttl = ARGV[1], tonumber(ARGV[3])
 local status = redis.call('HGET', KEYS[1], 'status')
 if not status then return false end
@@ -11,6 +12,7 @@ if status == 'queued' then
   redis.call('LREM', KEYS[2], 1, job)
   redis.call('ZREM', KEYS[4], job)
   redis.call('ZREM', KEYS[5], job)
+  leave_open(job)
   redis.call('HSET', KEYS[1], 'status', 'canceled', 'ended_at', ARGV[2])
   redis.call('HDEL', KEYS[1], 'so_far', 'resumed')
   redis.call('EXPIRE', KEYS[1], ttl)

@@ -8,6 +8,7 @@
 --
 -- Taking a job out of its queue walks there from the head. The late ones are the old ones, so that is a short way; past
 -- MOST_PLACES in one call the rest is left for the next.
+-- with open
 local STRIDE, MOST_PLACES = 5, 500000
 local now_text, default_ttl = ARGV[1], tonumber(ARGV[2])
 local now = tonumber(redis.call('TIME')[1])
@@ -56,6 +57,7 @@ local function look_after(job, seen, order, text, text64)
   elseif num_places < MOST_PLACES then
     leave(job, fields[1])
     bury(job, text, text64)
+    leave_open(job)
     expired[#expired + 1] = job
     return redis.call('EXISTS', 'rq:job:' .. job .. ':dependents') == 1 and 'awaited' or 'expired'
   end

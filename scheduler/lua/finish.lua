@@ -6,6 +6,7 @@
 --        meta (serialized, or '' to leave it)
 -- reply  list, one per job: 'written'; 'lost' (rescued meanwhile: nothing was written); 'dependents' (other jobs wait
 --        for it: nothing was written, RQ's own transaction must)
+-- with open
 local STRIDE = 9
 local worker = ARGV[1]
 local time = redis.call('TIME')
@@ -28,6 +29,7 @@ local function write(i)
   redis.call('HDEL', 'rq:job:' .. job, 'attempts', 'promoted', 'suspect', 'worker_deaths', 'resumed')
   redis.call('ZREM', 'slalom:deadlines:' .. queue, job)
   redis.call('ZREM', 'slalom:promotions:' .. queue, job)
+  leave_open(job)
   local entry = {'type', '1', 'worker_name', worker, 'execution_id', execution,
     'execution_started_at', started, 'execution_ended_at', finished}
   if value ~= '' then

@@ -6,6 +6,7 @@
 --        5 retries ('' to leave them)
 -- reply  'replayed'; 'changed' (the meta is another by now: nothing was done); any other status (no dead letter: nothing
 --        was done); false if there is no such job, whose id is then dropped
+-- with open
 local job = ARGV[1]
 
 local function instant(field)
@@ -51,4 +52,5 @@ local ttl = tonumber(redis.call('HGET', KEYS[1], 'ttl') or '')
 if ttl and ttl > 0 then redis.call('EXPIRE', KEYS[1], ttl) else redis.call('PERSIST', KEYS[1]) end
 redis.call('SADD', 'rq:queues', KEYS[3])
 redis.call('RPUSH', KEYS[3], job)
+enter_open(job, redis.call('TIME')[1])
 return 'replayed'

@@ -11,6 +11,7 @@
 -- expired: it is taken when its score in the registry has passed.
 --
 -- What is requeued is a suspect from then on: it runs alone, so that its next death tells on it and on nothing else.
+-- with open
 local REPORTED = 11
 local queue, grace, max_deaths, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local now_text, default_ttl = ARGV[5], tonumber(ARGV[10])
@@ -81,6 +82,7 @@ for _, execution in ipairs(executions) do
   if leave(execution) then
     if redis.call('HINCRBY', 'rq:job:' .. execution.job, 'worker_deaths', 1) >= max_deaths then
       bury(execution)
+      leave_open(execution.job)
       dead[#dead + 1] = execution.job
     else
       requeue(execution)

@@ -31,7 +31,11 @@ def client(settings: Settings) -> Iterator[FlaskClient]:
 
 @pytest.fixture
 def measured(connection: Redis) -> None:
-    """A worker that does a job of 100 tokens a second, is full, and was measured."""
+    measure(connection)
+
+
+def measure(connection: Redis) -> None:
+    """Let there be a worker that does a job of 100 tokens a second, is full, and was measured."""
     one = Moments(20, 20, 20)
     tier = TierRates(Moments(20, 2000, 200_000), one, one, Moments(20, 0.2, 0.002))
     tiers = {"premium": tier, "standard": tier, "batch": tier}
