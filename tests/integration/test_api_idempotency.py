@@ -16,6 +16,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from redis import Redis
+from rq.job import Job
 from werkzeug.test import TestResponse
 
 from api.app import create_app
@@ -23,7 +24,7 @@ from config.settings import Settings
 from scheduler import finish, keys
 from scheduler.claim import Claims
 from scheduler.once import AlreadyMade, Once, OtherRequest
-from scheduler.submit import Submitter
+from scheduler.submit import Submission, Submitter
 from tests.conftest import until
 from tests.integration.test_api_processes import serving
 
@@ -192,16 +193,17 @@ def test_a_job_that_is_gone_is_not_made_again(client: FlaskClient, connection: R
 
 
 def test_a_key_belongs_to_its_tenant(submitter: Submitter) -> None:
-    def once(tenant: str, wanted: str) -> Once:
-        return Once(tenant, "k", wanted, 600)
+    def make(tenant: str, wanted: str) -> Job:
+        return submitter.make(
+            Submission(REQUEST, "standard", tenant), Once(tenant, "k", wanted, 600)
+        )
 
-    one = submitter.submit(REQUEST, tier="standard", tenant="one", once=once("one", "f"))
-    other = submitter.submit(REQUEST, tier="standard", tenant="other", once=once("other", "g"))
+    one, other = make("one", "f"), make("other", "g")
 
     with pytest.raises(AlreadyMade) as made:
-        submitter.submit(REQUEST, tier="standard", tenant="one", once=once("one", "f"))
+        make("one", "f")
     with pytest.raises(OtherRequest):
-        submitter.submit(REQUEST, tier="standard", tenant="other", once=once("other", "f"))
+        make("other", "f")
     assert made.value.job_id == one.id != other.id
 
 
