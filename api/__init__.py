@@ -14,6 +14,7 @@ waiting        requests that wait for their job to end
 prefer         the `Prefer: wait=N` header
 prompt_length  prompts too long for the model are refused at the door
 operations     models, health, readiness
+queues         how full each queue is
 schemas        what comes in and what goes out
 query          query strings
 route          what a route takes and answers, as data; each group lists its own

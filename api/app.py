@@ -16,6 +16,7 @@ from api.docs import Docs
 from api.job_list import JobLists
 from api.jobs import Jobs
 from api.operations import Operations
+from api.queues import Queues
 from config import logs
 from config.settings import Settings, load
 
@@ -38,6 +39,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(JobLists(context).blueprint())
     app.register_blueprint(DeadLetterRoutes(context).blueprint())
     app.register_blueprint(Operations(context).blueprint())
+    app.register_blueprint(Queues(context).blueprint())
     app.register_blueprint(Docs(context, catalogue.ROUTES).blueprint())
     app.extensions["slalom"] = context
     app.extensions["on_stop"] = context.waiters.close

@@ -3,7 +3,7 @@
 A new group adds its own list here and its blueprint in `api.app`; a test holds the two together.
 """
 
-from api import bulk, dead_letters, docs, job_list, jobs, operations
+from api import bulk, dead_letters, docs, job_list, jobs, operations, queues
 
 ROUTES = (
     *jobs.ROUTES,
@@ -11,5 +11,6 @@ ROUTES = (
     *job_list.ROUTES,
     *dead_letters.ROUTES,
     *operations.ROUTES,
+    *queues.ROUTES,
     *docs.ROUTES,
 )

@@ -27,6 +27,8 @@ from config.tiers import TierTable, TierTableError
 ROOT = Path(__file__).resolve().parent.parent
 ENV_FILE = ".env"
 PREFIX = "SLALOM_"
+OF_THE_CLIENT = ("SLALOM_URL", "SLALOM_API_KEY")
+"""What the `slalom` command line reads; no setting of a server, and no typo beside one."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -213,6 +215,7 @@ def load() -> Settings:
 def _unknown_variables() -> list[str]:
     """Return a line for every SLALOM_ variable that is no setting."""
     known = {name for field in Settings.model_fields for name in variables(field)}
+    known.update(OF_THE_CLIENT)
     given = [("environment", name) for name in os.environ] + [
         (ENV_FILE, name) for name in dotenv_values(ENV_FILE)
     ]

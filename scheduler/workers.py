@@ -5,11 +5,16 @@ is a worker.
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import cast
 
 from redis import Redis
 from rq import Queue
+from rq.job import Job
 from rq.worker import Worker
 from rq.worker_registration import clean_worker_registry
+
+from scheduler import keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +49,16 @@ def depth(connection: Redis, queue: str) -> tuple[int, int]:
     """Return how many jobs of `queue` wait and how many are in flight."""
     rq_queue = Queue(queue, connection=connection)
     return rq_queue.count, rq_queue.started_job_registry.get_job_count(cleanup=False)
+
+
+def next_waits_s(connection: Redis, queue: str) -> float | None:
+    """Return how long the next job of `queue` has waited; None where none does, or nobody knows."""
+    next_id = cast(bytes | None, connection.lindex(keys.queue(queue), 0))
+    if next_id is None:
+        return None
+    since = cast(bytes | None, connection.hget(Job.key_for(next_id.decode()), "enqueued_at"))
+    try:
+        waited = datetime.now(UTC) - datetime.fromisoformat(since.decode()) if since else None
+    except (ValueError, TypeError):  # a record that RQ did not write
+        return None
+    return max(0.0, waited.total_seconds()) if waited else None

@@ -36,6 +36,15 @@ def test_a_wrong_variable_is_named_with_its_fix(
     assert said in str(error.value)
 
 
+def test_what_only_the_command_line_reads_disturbs_no_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in settings.OF_THE_CLIENT:
+        monkeypatch.setenv(name, "anything")
+
+    assert load() == settings.Settings()
+
+
 @pytest.mark.parametrize(
     "value", ["off", "strict", "slo", "share:0", "share:0.25", "share:1", "share:1.0"]
 )
