@@ -14,6 +14,7 @@ from config import connections
 from config.settings import Settings
 from config.tiers import TierTable
 from scheduler.estimator import Estimator
+from scheduler.models import Lengths
 from scheduler.submit import Submitter
 
 
@@ -46,6 +47,7 @@ class Context:
                 door,
                 Submitter(connection, tiers),
                 Tenancy(connection, tiers),
+                Lengths(connection),
             ),
             waiters=Waiters(
                 connection,
@@ -56,5 +58,5 @@ class Context:
 
 
 def _waiting_threads(threads: int) -> int:
-    """Return how many of a process's threads may wait: one in eight always answers others."""
-    return threads - max(1, threads // 8)
+    """Return how many of a process's threads may wait: some always answer others."""
+    return threads - min(64, max(1, threads // 8))

@@ -22,10 +22,10 @@ from api.prompt_length import PromptLength
 from api.schemas import Expectation
 from api.tenancy import Tenancy
 from config.connections import UNAVAILABLE
-from scheduler import models
 from scheduler.admission import Admitted
 from scheduler.limits import Charge
 from scheduler.line import Line
+from scheduler.models import Lengths
 from scheduler.once import Once
 from scheduler.submit import Submission, Submitter
 from scheduler.tenants import Tenant
@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 TOGETHER = 50
 """Jobs of one transaction; Redis serves nobody else meanwhile."""
 
-Lengths = dict[str, int]
 """Models that are announced -> tokens of their context."""
 
 
@@ -67,6 +66,7 @@ class Intake:
     door: Door
     submitter: Submitter
     tenancy: Tenancy
+    lengths: Lengths
 
     def accept(
         self, order: Order, tenant: Tenant, *, job_id: str | None = None, once: Once | None = None
@@ -79,7 +79,7 @@ class Intake:
         with idempotency.conflicts():
             if once:
                 once.check(self.connection)
-            weighed = self._weigh(order, tenant, self._lengths(), job_id=job_id)
+            weighed = self._weigh(order, tenant, job_id=job_id)
             try:
                 job = self.submitter.make(weighed.submission, once)
             except UNAVAILABLE as error:
@@ -95,10 +95,10 @@ class Intake:
 
         Once Redis is away nothing more is tried; raises RedisError if it was away from the start.
         """
-        lengths, outcomes = self._lengths(), list[Accepted | Problem]()
+        outcomes = list[Accepted | Problem]()
         for start in range(0, len(orders), TOGETHER):
             try:
-                outcomes += self._accept_together(orders[start : start + TOGETHER], tenant, lengths)
+                outcomes += self._accept_together(orders[start : start + TOGETHER], tenant)
             except UNAVAILABLE:
                 if not outcomes:
                     raise
@@ -106,11 +106,9 @@ class Intake:
                 return [*outcomes, *[RedisUnavailable(text)] * (len(orders) - start)]
         return outcomes
 
-    def _accept_together(
-        self, orders: Sequence[Order], tenant: Tenant, lengths: Lengths
-    ) -> list[Accepted | Problem]:
+    def _accept_together(self, orders: Sequence[Order], tenant: Tenant) -> list[Accepted | Problem]:
         """Queue in one transaction those that may come."""
-        weighed = self._weigh_all(orders, tenant, lengths)
+        weighed = self._weigh_all(orders, tenant)
         passed = [entry for entry in weighed if isinstance(entry, _Weighed)]
         try:
             jobs = self.submitter.submit_many([entry.submission for entry in passed])
@@ -130,14 +128,12 @@ class Intake:
         self.tenancy.give_back(weighed.charge)
         return _in_doubt(weighed.submission.job_id)
 
-    def _weigh_all(
-        self, orders: Sequence[Order], tenant: Tenant, lengths: Lengths
-    ) -> list[_Weighed | Problem]:
+    def _weigh_all(self, orders: Sequence[Order], tenant: Tenant) -> list[_Weighed | Problem]:
         """Return how each order may come behind those before it."""
         line, weighed = self.door.line(), list[_Weighed | Problem]()
         for order in orders:
             try:
-                entry = self._weigh(order, tenant, lengths, job_id=str(uuid4()), line=line)
+                entry = self._weigh(order, tenant, job_id=str(uuid4()), line=line)
             except Problem as problem:
                 weighed.append(problem)
                 continue
@@ -150,14 +146,13 @@ class Intake:
         self,
         order: Order,
         tenant: Tenant,
-        lengths: Lengths,
         *,
         job_id: str,
         line: Line | None = None,
     ) -> _Weighed:
         """Return how an order may come; its tenant is charged for it."""
         self.tenancy.permit(order, tenant)
-        order, prompt_tokens = self._for_a_model(order, tenant, lengths)
+        order, prompt_tokens = self._for_a_model(order, tenant)
         admitted = self.door.admit(order, line)
         charge = self.tenancy.charge(
             order, tenant, admitted, job_id=job_id, prompt_tokens=prompt_tokens
@@ -175,18 +170,14 @@ class Intake:
         )
         return _Weighed(submission, admitted, charge)
 
-    def _lengths(self) -> Lengths:
-        return {m.name: m.max_model_len for m in models.announced(self.connection)}
-
-    def _for_a_model(
-        self, order: Order, tenant: Tenant, lengths: Lengths
-    ) -> tuple[Order, int | None]:
+    def _for_a_model(self, order: Order, tenant: Tenant) -> tuple[Order, int | None]:
         """Return the order with the model that serves it, and the tokens of its prompt.
 
         Invalid if no model does or has room; None for tokens that were not counted.
         """
         name = order.request["body"].get("model") or self.served_model
         self.tenancy.permit_model(name, tenant)
+        lengths = self.lengths.of(name)
         if lengths and name not in {self.served_model, *lengths}:
             known = ", ".join(model for model in lengths if tenant.may_ask(model))
             text = f"there is no such model; use one of {known}"

@@ -27,7 +27,6 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from api import auth, idempotency, prefer
 from api.context import Context
-from api.intake import Accepted
 from api.order import Order
 from api.problems import (
     BadIdempotencyKey,
@@ -144,8 +143,10 @@ class Jobs:
         wanted = JobRequest.parse(json_body(settings.max_body_bytes), tiers)
         asked = wanted.model_dump(mode="json", exclude_none=True)
         once = idempotency.of_request(auth.caller(), asked, kept_s=settings.idempotency_s)
+        order = wanted.order(tiers)
+        del wanted, asked
         try:
-            return self._make(wanted.order(tiers), wait_s, once)
+            return self._make(order, wait_s, once)
         except AlreadyMade as made:
             return self._again(made.job_id, wait_s)
 
@@ -170,11 +171,13 @@ class Jobs:
         job_id = str(uuid4())
         with self._expecting(job_id, wait_s) as ended:
             accepted = self.context.intake.accept(order, auth.caller(), job_id=job_id, once=once)
+            queued = job_body(accepted.job, accepted.expectation)
+            del order, accepted  # prompts may be long, and those who wait many
             if ended:
                 ended.wait(wait_s)
         if not wait_s:
-            return _accepted(job_body(accepted.job, accepted.expectation), applied=wait_s)
-        return _accepted(self._latest(accepted), applied=wait_s if ended else None)
+            return _accepted(queued, applied=wait_s)
+        return _accepted(self._latest(queued), applied=wait_s if ended else None)
 
     def _again(self, job_id: str, wait_s: int | None) -> Response:
         """Answer a repeated request with its job, and wait for that as the first one would."""
@@ -190,12 +193,12 @@ class Jobs:
     def _expecting(self, job_id: str, wait_s: int | None) -> AbstractContextManager[Event | None]:
         return self.context.waiters.expect(job_id) if wait_s else nullcontext()
 
-    def _latest(self, accepted: Accepted) -> JobBody:
-        """Return what is known of an accepted job by now."""
+    def _latest(self, queued: JobBody) -> JobBody:
+        """Return what is known of an accepted job by now; as it was queued while Redis is away."""
         try:
-            return self._body(self._fetch(accepted.job.id))
+            return self._body(self._fetch(queued.id))
         except UNAVAILABLE:
-            return job_body(accepted.job, accepted.expectation)
+            return queued
 
     def _body(self, job: Job) -> JobBody:
         with readable(job.id):

@@ -9,10 +9,12 @@ A call gives the sentence and `extra={"event": …, …}`; everything in `extra`
 
 import logging
 import time
+from collections.abc import Callable
+from functools import cache
 
 LINE = "%(asctime)s %(levelname)s %(name)s %(message)s"
 INSTANT = "%Y-%m-%dT%H:%M:%SZ"
-_FORMATTED = {"message": None, "asctime": None, "taskName": None}
+_FORMATTED = {"message", "asctime", "taskName"}
 
 
 class LineFormatter(logging.Formatter):
@@ -25,10 +27,16 @@ class LineFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
         """Return the line of `record`, its extra fields last."""
-        standard = vars(logging.makeLogRecord({}))  # libraries may add to every record
-        given = ((k, v) for k, v in vars(record).items() if k not in standard | _FORMATTED)
+        standard = _standard(logging.getLogRecordFactory())
+        given = ((k, v) for k, v in vars(record).items() if k not in standard)
         extra = (f"{k}={_value(v)}" for k, v in given)
         return " ".join([super().formatMessage(record), *extra])
+
+
+@cache
+def _standard(factory: Callable[..., logging.LogRecord]) -> frozenset[str]:
+    """Return what every record has: libraries may add to it, with a factory of theirs."""
+    return frozenset(vars(factory(None, None, "", 0, "", (), None))) | _FORMATTED
 
 
 def _value(value: object) -> str:

@@ -66,7 +66,9 @@ class Settings(BaseSettings):
         description="port the API binds",
     )
     web_threads: int = Field(
-        64, ge=2, description="requests (waiting ones included) per web process"
+        4096,
+        ge=2,
+        description="requests (waiting ones included) per web process; each holds a thread",
     )
     web_processes: int = Field(1, ge=1, description="web processes")
     max_body_bytes: int = Field(1 << 20, ge=1024, description="largest request body accepted")

@@ -11,7 +11,7 @@ from scheduler import keys
 from scheduler.estimate import Outlook, Scores, forecast
 from scheduler.jobs import FUNCTION, Request
 from scheduler.line import Line, look
-from scheduler.rates import NO_TIER, Rates, WorkerRates, published
+from scheduler.rates import NO_TIER, Rates, published
 from scheduler.work import size
 
 FRESH_S = 1.0
@@ -19,7 +19,7 @@ FRESH_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    workers: list[WorkerRates]
+    rates: dict[str, Rates]
     scores: dict[str, Scores]
     read_at: float
 
@@ -51,7 +51,7 @@ class Estimator:
 
     def rates(self, queue: str) -> Rates:
         """Return what the workers of `queue` measure."""
-        return Rates.of(self._fresh().workers, queue)
+        return self._fresh().rates[queue]
 
     def _outlook(self, line: Line, request: Request, tier: str) -> Outlook:
         queue = line.queues[line.own].name
@@ -81,7 +81,9 @@ class Estimator:
                 pipeline.lrange(keys.scores(queue), 0, -1)
             lists = pipeline.execute()
         scores = {q: Scores.read(texts) for q, texts in zip(self.tiers.queues, lists, strict=True)}
-        return _Measured(published(self.connection), scores, time.monotonic())
+        workers = published(self.connection)
+        rates = {queue: Rates.of(workers, queue) for queue in self.tiers.queues}
+        return _Measured(rates, scores, time.monotonic())
 
 
 def _request(job: Job) -> Request:

@@ -8,6 +8,7 @@ job. A worker's capacity is measured only while jobs waited for it, for only the
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Self, cast
 
 from pydantic import TypeAdapter
@@ -100,9 +101,9 @@ class WorkerRates:
     tiers: dict[str, TierRates] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rates:
-    """What the workers of one queue measured together."""
+    """What the workers of one queue measured together; each sum is made once."""
 
     workers: Sequence[WorkerRates]
 
@@ -111,7 +112,7 @@ class Rates:
         """Return what those of `workers` measured that serve `queue`."""
         return cls([worker for worker in workers if queue in worker.most])
 
-    @property
+    @cached_property
     def capacity(self) -> float | None:
         """Work per second of all of them; None where too little was measured.
 
@@ -122,13 +123,13 @@ class Rates:
             return None
         return len(self.workers) * sum(w.work / w.busy_s for w in busy) / len(busy)
 
-    @property
+    @cached_property
     def mean_work(self) -> float:
         """Work of a job."""
         jobs = sum(worker.jobs for worker in self.workers)
         return sum(worker.work for worker in self.workers) / jobs if jobs else 1.0
 
-    @property
+    @cached_property
     def surprise(self) -> Moments:
         """Work that a job was ÷ work that was expected of it."""
         return sum((worker.surprise for worker in self.workers), Moments())

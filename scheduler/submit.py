@@ -8,7 +8,8 @@ not at all. Many jobs may share one transaction; one with a key of its own is ma
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from redis import Redis
 from redis.client import Pipeline
@@ -52,6 +53,7 @@ class Submitter:
 
     connection: Redis
     tiers: TierTable
+    _queues: dict[str, Queue] = field(default_factory=dict, init=False)
 
     def submit(
         self,
@@ -95,12 +97,7 @@ class Submitter:
         tier, request, outlook = submission.tier, submission.request, submission.outlook
         policy = self._policy(tier)
         deadlines = submission.deadlines or Deadlines.of(policy.objectives, time.time())
-        queue = Queue(
-            policy.queue,
-            connection=self.connection,
-            serializer=JSONSerializer,
-            job_class=DatedJob,
-        )
+        queue = self._queue(policy.queue)
         job = queue.enqueue_call(
             FUNCTION,
             args=(request,),
@@ -119,29 +116,39 @@ class Submitter:
         )
         assert isinstance(job, DatedJob)
         job.deadlines = deadlines
-        self._watch(job, pipeline)
+        fields = self._watch(job, pipeline)
         if outlook and outlook.promise:
-            pipeline.hset(job.key, "promise", outlook.promise.text())
+            fields["promise"] = outlook.promise.text()
         if submission.stream:
-            pipeline.hset(job.key, "stream", 1)
+            fields["stream"] = "1"
         if submission.account:
-            pipeline.hset(job.key, "account", submission.account)
+            fields["account"] = submission.account
+        if fields:
+            pipeline.hset(job.key, mapping=fields)
         expected = outlook.size if outlook else size(request)
         enter(pipeline, job.key, policy.queue, expected.work)
         enlist(pipeline, job, submission.tenant)
         return job
 
-    def _watch(self, job: DatedJob, pipeline: Pipeline) -> None:
-        """Add the job's deadlines to its record, and the job to those that are looked after."""
+    def _queue(self, name: str) -> Queue:
+        if name not in self._queues:
+            self._queues[name] = Queue(
+                name, connection=self.connection, serializer=JSONSerializer, job_class=DatedJob
+            )
+        return self._queues[name]
+
+    def _watch(self, job: DatedJob, pipeline: Pipeline) -> dict[Any, str]:
+        """Add the job to those that are looked after; return its deadlines' fields."""
         until = job.deadlines.waits_until()
         if until is None:
-            return
-        pipeline.hset(job.key, mapping=job.deadlines.fields())
+            return {}
+        fields = job.deadlines.fields()
         pipeline.zadd(keys.deadlines(job.origin), {job.id: until})
         at = promote_at(job.deadlines, self.tiers.queues[job.origin].promotion)
         if at is not None:
-            pipeline.hset(job.key, "promote_at", f"{at:.3f}")
+            fields["promote_at"] = f"{at:.3f}"
             pipeline.zadd(keys.promotions(job.origin), {job.id: at})
+        return fields
 
     def _policy(self, tier: str) -> Tier:
         try:

@@ -24,8 +24,11 @@ COMMAND = [sys.executable, "-m", "gunicorn", "-c", str(ROOT / "config" / "gunico
 
 
 @contextmanager
-def serving(redis_url: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Run gunicorn while the context lasts; yield its process and its port."""
+def serving(
+    redis_url: str, *, log: list[str] | None = None, **environment: str
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Run gunicorn while the context lasts; yield its process and port; lines go into `log`."""
+    log = [] if log is None else log
     server = subprocess.Popen(
         [*COMMAND, "--bind", "127.0.0.1:0", "api.app:create_app()"],
         cwd=ROOT,
@@ -38,7 +41,7 @@ def serving(redis_url: str, **environment: str) -> Iterator[tuple[subprocess.Pop
         found = (re.search(r"Listening at: http://[^:]+:(\d+)", line) for line in server.stderr)
         port = next((int(match[1]) for match in found if match), None)
         assert port, "gunicorn did not start"
-        drain.submit(server.stderr.read)
+        drain.submit(log.extend, server.stderr)
         try:
             yield server, port
         finally:
