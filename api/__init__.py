@@ -10,7 +10,13 @@ jobs           submit, look at, cancel a job
 bulk           many jobs in one request
 job_list       a tenant's jobs, latest first
 idempotency    the `Idempotency-Key` header
+job_events     follow a job: its states and its tokens, as they come
+hub            the one subscription of a process, and whom it tells
 waiting        requests that wait for their job to end
+follow         readers of what happens to a job, from any point on
+feed           what the hub tells a reader, until he comes to it
+hangup         notice that a client has gone
+sse            server-sent events
 prefer         the `Prefer: wait=N` header
 prompt_length  prompts too long for the model are refused at the door
 operations     models, health, readiness

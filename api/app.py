@@ -13,6 +13,7 @@ from api.bulk import Bulk
 from api.context import Context
 from api.dead_letters import DeadLetterRoutes
 from api.docs import Docs
+from api.job_events import JobEvents
 from api.job_list import JobLists
 from api.jobs import Jobs
 from api.operations import Operations
@@ -37,6 +38,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(Jobs(context).blueprint())
     app.register_blueprint(Bulk(context).blueprint())
     app.register_blueprint(JobLists(context).blueprint())
+    app.register_blueprint(JobEvents(context).blueprint())
     app.register_blueprint(DeadLetterRoutes(context).blueprint())
     app.register_blueprint(Operations(context).blueprint())
     app.register_blueprint(Queues(context).blueprint())

@@ -6,6 +6,9 @@ from typing import Self
 from redis import Redis
 
 from api.door import Door
+from api.follow import Follower
+from api.hangup import Hangups
+from api.hub import Hub
 from api.intake import Intake
 from api.prompt_length import PromptLength
 from api.tenancy import Tenancy
@@ -28,6 +31,8 @@ class Context:
     door: Door
     intake: Intake
     waiters: Waiters
+    follower: Follower
+    hangups: Hangups
 
     @classmethod
     def build(cls, settings: Settings) -> Self:
@@ -35,6 +40,11 @@ class Context:
         tiers = settings.tiers()
         connection = connections.commands(settings.redis)
         door = Door(tiers, Estimator(connection, tiers))
+        hub = Hub(
+            connection,
+            connections.listener(settings.redis),
+            capacity=_waiting_threads(settings.web_threads),
+        )
         return cls(
             settings=settings,
             tiers=tiers,
@@ -49,11 +59,9 @@ class Context:
                 Tenancy(connection, tiers),
                 Lengths(connection),
             ),
-            waiters=Waiters(
-                connection,
-                connections.listener(settings.redis),
-                capacity=_waiting_threads(settings.web_threads),
-            ),
+            waiters=Waiters(hub),
+            follower=Follower(connection, hub),
+            hangups=Hangups(),
         )
 
 

@@ -174,7 +174,7 @@ class Jobs:
             queued = job_body(accepted.job, accepted.expectation)
             del order, accepted  # prompts may be long, and those who wait many
             if ended:
-                ended.wait(wait_s)
+                self._wait(ended, wait_s)
         if not wait_s:
             return _accepted(queued, applied=wait_s)
         return _accepted(self._latest(queued), applied=wait_s if ended else None)
@@ -184,7 +184,7 @@ class Jobs:
         with self._expecting(job_id, wait_s) as ended:
             body = self._body(self._fetch(job_id))
             if ended and body.status not in ENDED:
-                ended.wait(wait_s)
+                self._wait(ended, wait_s)
                 body = self._body(self._fetch(job_id))
         answer = _accepted(body, applied=wait_s if ended or not wait_s else None)
         answer.headers[idempotency.REPLAYED] = "true"
@@ -192,6 +192,11 @@ class Jobs:
 
     def _expecting(self, job_id: str, wait_s: int | None) -> AbstractContextManager[Event | None]:
         return self.context.waiters.expect(job_id) if wait_s else nullcontext()
+
+    def _wait(self, ended: Event, wait_s: int | None) -> None:
+        """Wait for a job's end, or until its client has gone."""
+        with self.context.hangups.watch(request.environ, ended.set):
+            ended.wait(wait_s)
 
     def _latest(self, queued: JobBody) -> JobBody:
         """Return what is known of an accepted job by now; as it was queued while Redis is away."""

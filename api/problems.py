@@ -2,6 +2,7 @@
 
     Problem                     status  code
     ├── BadPreference           400     bad_preference
+    ├── BadCursor               400     bad_cursor
     ├── MalformedJson           400     malformed_json
     ├── BrokenBody              400     broken_body
     ├── BadIdempotencyKey       400     bad_idempotency_key
@@ -27,7 +28,8 @@
     ├── JobUnreadable           500     job_unreadable          final
     ├── TenantUnreadable        503     tenant_unreadable       Retry-After
     ├── RedisUnavailable        503     redis_unavailable       Retry-After
-    └── NotReady                503     not_ready               Retry-After
+    ├── NotReady                503     not_ready               Retry-After
+    └── NoRoomToWait            503     no_room_to_wait         Retry-After
 
 The body is application/problem+json (RFC 9457) with two members more: `errors`, one entry per
 invalid field, and `error`, the same as OpenAI's SDKs read it. No body repeats what a client sent:
@@ -93,6 +95,13 @@ class BadPreference(Problem):
 
     status, code = HTTPStatus.BAD_REQUEST, "bad_preference"
     title = "The Prefer header cannot be read"
+
+
+class BadCursor(Problem):
+    """The place in a stream from which to go on cannot be read."""
+
+    status, code = HTTPStatus.BAD_REQUEST, "bad_cursor"
+    title = "The cursor is no id of an event"
 
 
 class MalformedJson(Problem):
@@ -291,6 +300,14 @@ class NotReady(Problem):
 
     status, code = HTTPStatus.SERVICE_UNAVAILABLE, "not_ready"
     title = "The service is not ready"
+    headers = _RETRY
+
+
+class NoRoomToWait(Problem):
+    """As many requests wait in this process as may."""
+
+    status, code = HTTPStatus.SERVICE_UNAVAILABLE, "no_room_to_wait"
+    title = "Too many requests wait for their jobs"
     headers = _RETRY
 
 

@@ -7,10 +7,11 @@ inflight     the jobs that run now
 doorbell     an idle worker learns of a job
 callables    any other function a job names
 finish       endings into Redis, in batches
+tokens       the chunks of streamed jobs into Redis, as they come
 engine       the seam: what an engine must do
 vllm_engine  vLLM in this process; the only module that imports it
 leash        vLLM's processes end with this one
-sim_engine   an engine that needs no GPU and no weights
+sim_engine   an engine that needs no GPU and no weights; what it says is in simulated
 step_model   continuous batching step by step: what benchmarks.simulate goes by
 
 rq worker -c config.rq -w gpu_worker.GPUWorker high low

@@ -56,6 +56,13 @@ class FirstToken:
 
 
 @dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a streamed response: the JSON text of an OpenAI streaming chunk, on one line."""
+
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
 class Response:
     """The whole OpenAI response; the last event of a request."""
 
@@ -72,7 +79,7 @@ class Aborted:
     """What another run goes on from; None if it must start over."""
 
 
-Event = FirstToken | Response | Aborted
+Event = FirstToken | Chunk | Response | Aborted
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +118,19 @@ class Engine(Protocol):
         ...
 
     def run(
-        self, request: Request, *, job_id: str, priority: int, so_far: SoFar | None = None
+        self,
+        request: Request,
+        *,
+        job_id: str,
+        priority: int,
+        so_far: SoFar | None = None,
+        stream: bool = False,
     ) -> AsyncGenerator[Event]:
         """Yield the request's events, last a Response, or Aborted; closing it ends the request.
 
         With `so_far` only the rest is computed, and the answer is the same as without, wherever
-        that is exact; where it is not, or `so_far` is not of this request, it starts over.
+        that is exact; where it is not, or `so_far` is not of this request, it starts over. With
+        `stream` its Chunks come first, those with `so_far` too; the last one tells the usage.
         """
         ...
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from redis import Redis
 from rq import Queue, Retry
+from rq.defaults import DEFAULT_FAILURE_TTL
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 
@@ -23,8 +24,10 @@ from config.connections import UNAVAILABLE
 from config.tiers import RetryPolicy, TierTable
 from gpu_worker.endings import Ending, Failed, Finished, Stopped
 from gpu_worker.hooks import Webhooks
+from gpu_worker.tokens import Tokens
 from scheduler import keys
 from scheduler.claim import Claim
+from scheduler.events import kept_s
 from scheduler.finish import Success, holds, write
 from scheduler.jobs import FIRST_TOKEN_AT, FUNCTION, PARTIAL, Failure
 from scheduler.open_jobs import settle
@@ -51,10 +54,13 @@ class Ended:
 class Finisher:
     """Writes endings, in the order in which they come, from one thread of its own."""
 
-    def __init__(self, worker: "GPUWorker", connection: Redis, tiers: TierTable) -> None:
+    def __init__(
+        self, worker: "GPUWorker", connection: Redis, tiers: TierTable, tokens: Tokens
+    ) -> None:
         self._worker = worker
         self._connection = connection
         self._tiers = tiers
+        self._tokens = tokens
         self._webhooks = Webhooks()
         self._ended: asyncio.Queue[Ended] = asyncio.Queue()
         self.num_unwritten = 0
@@ -101,6 +107,7 @@ class Finisher:
 
     def _write(self, batch: list[Ended]) -> None:
         """Write a batch; safe to repeat, because what is written no longer holds its lease."""
+        self._tokens.end([(e.claim, self._log_ttl_s(e)) for e in batch if e.claim.attempt])
         successes = [success for ended in batch if (success := self._as_success(ended))]
         verdicts = write(self._connection, self._worker.name, successes)
         written = {
@@ -112,6 +119,13 @@ class Finisher:
             if (ended.claim.job.id, ended.claim.execution_id) not in written:
                 self._attempt(ended)
         self._worker.show_idle()
+
+    def _log_ttl_s(self, ended: Ended) -> int:
+        """Return for how long the log of a streamed job is kept: as long as its record."""
+        job, worker = ended.claim.job, self._worker
+        if isinstance(ended.ending, Finished):
+            return kept_s(job.get_result_ttl(worker.default_result_ttl))
+        return kept_s(job.failure_ttl or DEFAULT_FAILURE_TTL)
 
     def _attempt(self, ended: Ended) -> None:
         """Write one ending by RQ; one that cannot be written keeps its lease until rescue."""

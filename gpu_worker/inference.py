@@ -4,6 +4,7 @@
 worker that picks the job up fails it with a plain sentence.
 """
 
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,11 +17,21 @@ from rq.utils import utcformat
 from config.tiers import TierTable
 from gpu_worker.callables import Callables
 from gpu_worker.endings import Ending, Finished, failed_by, let_pass
-from gpu_worker.engine import Aborted, Engine, EngineDead, FirstToken, InvalidRequest, Response
+from gpu_worker.engine import (
+    Aborted,
+    Chunk,
+    Engine,
+    EngineDead,
+    FirstToken,
+    InvalidRequest,
+    Response,
+)
 from gpu_worker.limit import within
 from scheduler import promotion
 from scheduler.jobs import FIRST_TOKEN_AT, FUNCTION, Request
 from scheduler.so_far import SoFar
+
+Keep = Callable[[str], None]
 
 
 def generate(request: Request) -> None:
@@ -39,15 +50,18 @@ class Runner:
     tiers: TierTable
     callables: Callables
 
-    async def run(self, job: Job, so_far: SoFar | None = None) -> Ending | Aborted:
+    async def run(
+        self, job: Job, so_far: SoFar | None = None, keep: Keep | None = None
+    ) -> Ending | Aborted:
         """Return how `job` ended, or what there is of one that was aborted in the engine.
 
-        Raises EngineDead, and CancelledError when it is cancelled.
+        With `keep`, that is given each chunk of the output as it comes. Raises EngineDead, and
+        CancelledError when it is cancelled.
         """
         ending: Ending | Aborted
         try:
             limit_s = job.timeout or Queue.DEFAULT_TIMEOUT
-            outcome = await within(limit_s, self._perform(job, so_far))
+            outcome = await within(limit_s, self._perform(job, so_far, keep))
             ending = outcome if isinstance(outcome, Aborted) else Finished(outcome)
         except EngineDead:
             raise
@@ -57,20 +71,30 @@ class Runner:
         job.ended_at = datetime.now(UTC)
         return ending
 
-    async def _perform(self, job: Job, so_far: SoFar | None) -> Any:
+    async def _perform(self, job: Job, so_far: SoFar | None, keep: Keep | None) -> Any:
         if job.func_name == FUNCTION:
-            return await self._infer(job, so_far)
+            return await self._infer(job, so_far, keep)
         return _storable(job, await self.callables.call(job))
 
-    async def _infer(self, job: Job, so_far: SoFar | None) -> dict[str, Any] | Aborted:
+    async def _infer(
+        self, job: Job, so_far: SoFar | None, keep: Keep | None
+    ) -> dict[str, Any] | Aborted:
         """Return the OpenAI response, the instant of the first token noted in `job.meta`."""
         priority = _priority(job, self.tiers)
-        events = self.engine.run(request_of(job), job_id=job.id, priority=priority, so_far=so_far)
+        events = self.engine.run(
+            request_of(job),
+            job_id=job.id,
+            priority=priority,
+            so_far=so_far,
+            stream=keep is not None,
+        )
         async with aclosing(events):
             async for event in events:
                 match event:
                     case FirstToken(at):
                         job.meta[FIRST_TOKEN_AT] = utcformat(at)
+                    case Chunk(body) if keep:
+                        keep(body)
                     case Response(body):
                         return body
                     case Aborted():

@@ -19,6 +19,7 @@ from gpu_worker.endings import Ending, Imposed, Stopped, expired, killed
 from gpu_worker.engine import Aborted, EngineDead
 from gpu_worker.hooks import Hooks
 from gpu_worker.inference import Runner
+from gpu_worker.tokens import Tokens
 from scheduler.claim import Claim
 
 logger = logging.getLogger(__name__)
@@ -41,9 +42,16 @@ class Inflight:
     """The jobs one worker has in flight."""
 
     def __init__(
-        self, runner: Runner, hooks: Hooks, tell: Callbacks, *, show_descriptions: bool
+        self,
+        runner: Runner,
+        hooks: Hooks,
+        tell: Callbacks,
+        *,
+        show_descriptions: bool,
+        tokens: Tokens | None = None,
     ) -> None:
         self._runner = runner
+        self._tokens = tokens
         self._show_descriptions = show_descriptions
         self._hooks = hooks
         self._tell = tell
@@ -176,7 +184,8 @@ class Inflight:
         logger.debug("job claimed", extra=extra)
 
     async def _run(self, claim: Claim) -> Ending | Aborted:
-        outcome = await self._runner.run(claim.job, claim.so_far)
+        keep = self._tokens.begin(claim) if self._tokens else None
+        outcome = await self._runner.run(claim.job, claim.so_far, keep)
         if isinstance(outcome, Aborted):
             return outcome
         return await self._hooks.run(claim.job, outcome)

@@ -53,14 +53,22 @@ class Keeper:
         return self._engine.num_tokens
 
     async def run(
-        self, request: Request, *, job_id: str, priority: int, so_far: SoFar | None = None
+        self,
+        request: Request,
+        *,
+        job_id: str,
+        priority: int,
+        so_far: SoFar | None = None,
+        stream: bool = False,
     ) -> AsyncGenerator[Event]:
         """Yield the events of `request`, from this engine or from the next."""
         await self._is_up.wait()
         this_run = object()
         self._inside[this_run] = job_id
         try:
-            events = self._engine.run(request, job_id=job_id, priority=priority, so_far=so_far)
+            events = self._engine.run(
+                request, job_id=job_id, priority=priority, so_far=so_far, stream=stream
+            )
             async with aclosing(events):
                 async for event in events:
                     if isinstance(event, Response):

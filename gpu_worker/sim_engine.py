@@ -14,6 +14,7 @@ ends by itself after 20 tokens, should `max_tokens` let it.
 import asyncio
 import heapq
 import itertools
+import json
 import logging
 import math
 import time
@@ -25,6 +26,7 @@ from typing import Any
 from config.settings import Settings
 from gpu_worker.engine import (
     Aborted,
+    Chunk,
     EngineDead,
     Event,
     FirstToken,
@@ -33,6 +35,8 @@ from gpu_worker.engine import (
     Load,
     Response,
 )
+from gpu_worker.simulated import KINDS, Answer, prompt_text, text_of
+from scheduler.chunks import Assembly
 from scheduler.jobs import Request
 from scheduler.so_far import SoFar
 
@@ -43,11 +47,6 @@ SEQUENCE_S = 0.0001
 CHARACTERS_PER_TOKEN = 4
 MOST_LATE_S = 1.0
 DEFAULT_MAX_TOKENS = 16
-
-_KINDS = {
-    "/v1/completions": ("cmpl", "text_completion"),
-    "/v1/chat/completions": ("chatcmpl", "chat.completion"),
-}
 
 
 @dataclass(eq=False)
@@ -60,6 +59,7 @@ class _Sequence:
     finish_reason: str = "length"
     first_token: asyncio.Event = field(default_factory=asyncio.Event)
     finished: asyncio.Event = field(default_factory=asyncio.Event)
+    stepped: asyncio.Event = field(default_factory=asyncio.Event)
     first_token_at: datetime | None = None
     num_tokens: int = 0
     is_cut: bool = False
@@ -69,12 +69,20 @@ class _Sequence:
 
     def cut(self) -> None:
         self.is_cut = self.gone = True
+        self.end()
+
+    def end(self) -> None:
         self.first_token.set()
         self.finished.set()
+        self.stepped.set()
 
     @property
     def text(self) -> str:
-        return _text(self.num_tokens)
+        return text_of(self.num_tokens)
+
+    @property
+    def reason(self) -> str:
+        return "abort" if self.is_cut else "length"
 
     @property
     def so_far(self) -> SoFar | None:
@@ -107,7 +115,13 @@ class SimEngine:
         return cls(model=settings.served_model)
 
     async def run(
-        self, request: Request, *, job_id: str, priority: int, so_far: SoFar | None = None
+        self,
+        request: Request,
+        *,
+        job_id: str,
+        priority: int,
+        so_far: SoFar | None = None,
+        stream: bool = False,
     ) -> AsyncGenerator[Event]:
         """Yield the events of `request`."""
         self._raise_if_dead()
@@ -124,13 +138,33 @@ class SimEngine:
             self._raise_if_dead()
             if sequence.first_token_at:
                 yield FirstToken(sequence.first_token_at)
-            await sequence.finished.wait()
-            self._raise_if_dead()
-            body = self._response(request, sequence, job_id)
+            answer = Answer(self.model, request["endpoint"], job_id, sequence.prompt_tokens)
+            if stream:
+                parts = Assembly()
+                async for piece in self._pieces(sequence, answer):
+                    self._raise_if_dead()
+                    parts.add(piece)
+                    yield Chunk(json.dumps(piece))
+                body = parts.response()
+            else:
+                await sequence.finished.wait()
+                self._raise_if_dead()
+                body = answer.whole(sequence.num_tokens, sequence.reason)
             yield Aborted(body, sequence.so_far) if sequence.is_cut else Response(body)
         finally:
             sequence.gone = True
             del self._inside[sequence]
+
+    async def _pieces(self, sequence: _Sequence, answer: Answer) -> AsyncGenerator[dict[str, Any]]:
+        """Yield the chunks of a request: one for each step, then the usage."""
+        yield answer.head()
+        while not sequence.finished.is_set():
+            sequence.stepped.clear()
+            await sequence.stepped.wait()
+            if not sequence.finished.is_set():
+                yield answer.step()
+        yield answer.tail(sequence.num_tokens, sequence.reason)
+        yield answer.usage(sequence.num_tokens)
 
     async def abort(self, job_id: str) -> bool:
         """End a job's request with what there is."""
@@ -180,8 +214,7 @@ class SimEngine:
     def _die(self) -> None:
         self._is_dead = True
         for sequence in (*self._running, *(waiting for _, _, waiting in self._waiting)):
-            sequence.first_token.set()
-            sequence.finished.set()
+            sequence.end()
 
     def _raise_if_dead(self) -> None:
         if self._is_dead:
@@ -203,19 +236,20 @@ class SimEngine:
             if not sequence.first_token_at:
                 sequence.first_token_at = datetime.now(UTC)
                 sequence.first_token.set()
+            sequence.stepped.set()
             if sequence.num_tokens >= sequence.max_tokens:
                 sequence.finished.set()
         self._running = [s for s in self._running if not s.finished.is_set()]
 
     def _sequence(self, request: Request) -> _Sequence:
         body = request["body"]
-        if request["endpoint"] not in _KINDS:
+        if request["endpoint"] not in KINDS:
             raise InvalidRequest(
-                f"endpoint {request['endpoint']} is not served; use {' or '.join(_KINDS)}"
+                f"endpoint {request['endpoint']} is not served; use {' or '.join(KINDS)}"
             )
         if body.get("model", self.model) != self.model:
             raise InvalidRequest(f"model {body['model']!r} is not served; use {self.model!r}")
-        text = _prompt_text(body)
+        text = prompt_text(body)
         prompt_tokens = math.ceil(len(text) / CHARACTERS_PER_TOKEN)
         max_tokens = body.get("max_tokens") or DEFAULT_MAX_TOKENS
         if prompt_tokens + max_tokens > self.max_model_len:
@@ -229,47 +263,12 @@ class SimEngine:
         fault = simulated if isinstance(simulated, str) else None
         return _Sequence(prompt_tokens, max_tokens, fault)
 
-    def _response(self, request: Request, sequence: _Sequence, job_id: str) -> dict[str, Any]:
-        prefix, kind = _KINDS[request["endpoint"]]
-        said = (
-            {"message": {"role": "assistant", "content": sequence.text}}
-            if prefix == "chatcmpl"
-            else {"text": sequence.text}
-        )
-        finish_reason = "abort" if sequence.is_cut else "length"
-        return {
-            "id": f"{prefix}-{job_id}",
-            "object": kind,
-            "created": int(time.time()),
-            "model": self.model,
-            "choices": [{"index": 0, "finish_reason": finish_reason, **said}],
-            "usage": {
-                "prompt_tokens": sequence.prompt_tokens,
-                "completion_tokens": sequence.num_tokens,
-                "total_tokens": sequence.prompt_tokens + sequence.num_tokens,
-            },
-        }
-
-
-def _text(num_tokens: int) -> str:
-    return f"[simulated: {num_tokens} tokens]"
-
 
 def _go_on(sequence: _Sequence, so_far: SoFar, job_id: str) -> None:
     """Let a sequence begin with the tokens of an earlier run, if they are this engine's."""
     num_tokens = len(so_far.token_ids)
-    if so_far.text == _text(num_tokens) and num_tokens < sequence.max_tokens:
+    if so_far.text == text_of(num_tokens) and num_tokens < sequence.max_tokens:
         sequence.num_tokens = num_tokens
     else:
         extra = {"event": "so_far.unfit", "job_id": job_id}
         logger.warning("what a job has so far does not fit: it starts over", extra=extra)
-
-
-def _prompt_text(body: dict[str, Any]) -> str:
-    """Return the text of a prompt or of all messages."""
-    if prompt := body.get("prompt"):
-        return str(prompt)
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise InvalidRequest("the body needs a prompt or messages")
-    return "".join(str(message.get("content", "")) for message in messages)

@@ -4,17 +4,19 @@ Chat templates, sampling, tools, structured outputs and log probabilities are vL
 Scheduling is by priority. The step loop runs in a process of vLLM's own (EngineCore); this one
 renders prompts and collects outputs.
 
-Paths inside vLLM move between releases: they are all in this module, `vllm_flags` and `vllm_runs`,
-and `tests/contract` holds them.
+Paths inside vLLM move between releases: they are all in this module, `vllm_flags`, `vllm_answers`
+and `vllm_runs`, and `tests/contract` holds them.
 """
 
 import asyncio
 import gc
+import json
 import threading
 import time
 from argparse import Namespace
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import Future
+from contextlib import aclosing, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,18 +25,28 @@ import psutil
 from config.settings import Settings
 from gpu_worker.engine import (
     Aborted,
+    Chunk,
     EngineDead,
     EngineFailure,
     EngineStartError,
     Event,
-    FirstToken,
     Health,
     InvalidRequest,
     Load,
     Response,
 )
+from gpu_worker.vllm_answers import (
+    checked,
+    error_of,
+    error_response,
+    one_line,
+    pieces,
+    validated,
+    whole,
+)
 from gpu_worker.vllm_flags import GATE, parse_flags, prepare_environment
 from gpu_worker.vllm_runs import Run, current_run, make_llm
+from scheduler.chunks import Assembly
 from scheduler.jobs import Request
 from scheduler.so_far import SoFar
 
@@ -66,7 +78,7 @@ class VLLMEngine:
             raise
         except Exception as error:
             raise EngineStartError(
-                f"vLLM cannot serve {settings.model}: {_one_line(error)}"
+                f"vLLM cannot serve {settings.model}: {one_line(error)}"
             ) from error
         settle()
         return cls(llm, state, settings.served_model)
@@ -77,29 +89,47 @@ class VLLMEngine:
         return int(self.llm.steps.num_tokens)
 
     async def run(
-        self, request: Request, *, job_id: str, priority: int, so_far: SoFar | None = None
+        self,
+        request: Request,
+        *,
+        job_id: str,
+        priority: int,
+        so_far: SoFar | None = None,
+        stream: bool = False,
     ) -> AsyncGenerator[Event]:
         """Yield the events of `request`."""
-        run = Run(job_id, so_far if _has_one_prompt(request) else None)
-        current_run.set(run)
-        if not self._runs:
-            self._moved_at = time.monotonic()
-        self._runs.add(run)
+        run = self._enter(job_id, so_far if _has_one_prompt(request) else None)
+        serving = self._serve_pieces if stream else self._serve
         body: dict[str, Any] | None = None
         try:
-            body = await self._serve(request, run, priority)
+            async with aclosing(serving(request, run, priority)) as answers:
+                async for answer in answers:
+                    if first := run.first_token():
+                        yield first
+                    if isinstance(answer, Chunk):
+                        yield answer
+                    else:
+                        body = answer
         except (InvalidRequest, EngineFailure):
             if not run.was_cut:  # else the serving layer made nothing of half an output
                 raise
         finally:
             self._runs.discard(run)
             current_run.set(None)
-        if run.first_token_at:
-            yield FirstToken(run.first_token_at)
+        if first := run.first_token():
+            yield first
         if body is None or run.was_cut:
             yield Aborted(body, run.so_far)
         else:
             yield Response(body)
+
+    def _enter(self, job_id: str, so_far: SoFar | None) -> Run:
+        run = Run(job_id, so_far)
+        current_run.set(run)
+        if not self._runs:
+            self._moved_at = time.monotonic()
+        self._runs.add(run)
+        return run
 
     async def abort(self, job_id: str) -> bool:
         """Have vLLM end a job's request: its last output then has what there is."""
@@ -126,15 +156,50 @@ class VLLMEngine:
         """End EngineCore; returns when its processes are gone."""
         await asyncio.to_thread(self.llm.shutdown, timeout=5.0)
 
-    async def _serve(self, request: Request, run: Run, priority: int) -> dict[str, Any]:
-        """Return the OpenAI response; raises the seam's errors."""
-        parse, serve = self._endpoint(request["endpoint"])
-        fields = {"priority": priority, "request_id": run.job_id, "stream": False}
-        try:
-            response = await serve(_validated(parse, {**request["body"], **fields}), None)
+    async def _serve(
+        self, request: Request, run: Run, priority: int
+    ) -> AsyncGenerator[dict[str, Any]]:
+        """Yield the OpenAI response; raises the seam's errors."""
+        with self._seam_errors():
+            yield checked(await self._ask(request, run, priority, {"stream": False}))
+
+    async def _serve_pieces(
+        self, request: Request, run: Run, priority: int
+    ) -> AsyncGenerator[Chunk | dict[str, Any]]:
+        """Yield the chunks of the OpenAI response, last the response that they make."""
+        with self._seam_errors():
+            parts, asked = Assembly(), {"stream": True, "stream_options": {"include_usage": True}}
+            response = await self._ask(request, run, priority, asked)
+            if not isinstance(response, AsyncGenerator):  # refused, or none that can be streamed
+                yield checked(response)
+                return
+            async with aclosing(response):
+                async for line in pieces(response):
+                    parts.add(json.loads(line))
+                    yield Chunk(line)
             _raise_if_cancelled()
-            return _checked(response)
-        except (InvalidRequest, EngineFailure):
+            with_ids = bool(request["body"].get("return_token_ids"))
+            if body := whole(parts, with_ids=with_ids):
+                yield body
+
+    async def _ask(self, request: Request, run: Run, priority: int, fields: dict[str, Any]) -> Any:
+        """Return what the serving object of the request's endpoint answers."""
+        parse, serve = self._endpoint(request["endpoint"])
+        fixed = {"priority": priority, "request_id": run.job_id, "stream_options": None}
+        response = await serve(validated(parse, {**request["body"], **fixed, **fields}), None)
+        _raise_if_cancelled()
+        return response
+
+    @contextmanager
+    def _seam_errors(self) -> Iterator[None]:
+        """Raise what vLLM raises as the seam's errors."""
+        try:
+            yield
+        except InvalidRequest:
+            raise
+        except EngineFailure as error:  # told in a stream, a death is a failure like any other
+            if self.llm.errored:
+                raise EngineDead(str(error)) from error
             raise
         except Exception as error:
             raise self._as_engine_error(error) from error
@@ -151,9 +216,9 @@ class VLLMEngine:
     def _as_engine_error(self, error: Exception) -> Exception:
         """Map what vLLM raises to the seam's errors."""
         if self.llm.errored or "EngineDead" in type(error).__name__:
-            return EngineDead(_one_line(error))
-        response = _error_response(error)
-        return _error_of(response.error.code, response.error.message)
+            return EngineDead(one_line(error))
+        response = error_response(error)
+        return error_of(response.error.code, response.error.message)
 
 
 async def _load_apart(settings: Settings) -> tuple[Namespace, Any]:
@@ -222,46 +287,3 @@ def _raise_if_cancelled() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
-
-
-def _validated(parse: Any, body: dict[str, Any]) -> Any:
-    """Return the body as vLLM's request object; InvalidRequest names the field."""
-    try:
-        return parse.model_validate(body)
-    except ValueError as error:
-        errors = getattr(error, "errors", None)
-        if errors is None:
-            raise InvalidRequest(_one_line(error)) from error
-        faults = (
-            f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}"
-            for e in errors(include_input=False)
-        )
-        raise InvalidRequest("; ".join(faults)) from error
-
-
-def _checked(response: Any) -> dict[str, Any]:
-    """Return the response as JSON; an error response is raised."""
-    if (error := getattr(response, "error", None)) is not None:
-        raise _error_of(error.code, error.message)
-    body: dict[str, Any] = response.model_dump(mode="json")
-    return body
-
-
-def _error_of(status: int, message: str) -> InvalidRequest | EngineFailure:
-    return InvalidRequest(message) if 400 <= status < 500 else EngineFailure(message)
-
-
-def _error_response(error: Exception) -> Any:
-    try:
-        from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
-    except ImportError:
-        from vllm.entrypoints.serve.utils.error_response import create_error_response
-    return create_error_response(error)
-
-
-def _one_line(error: BaseException) -> str:
-    """Return what is wrong: the first fault of a validation error, else the first line."""
-    errors = getattr(error, "errors", None)
-    text = str(errors(include_input=False)[0]["msg"]) if errors else str(error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0].removeprefix("Value error, ") if lines else type(error).__name__

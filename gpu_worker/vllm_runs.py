@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from gpu_worker.engine import FirstToken
 from scheduler.so_far import SoFar
 
 logger = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Run:
     before: SoFar | None
     """What an earlier run had."""
     first_token_at: datetime | None = None
+    is_first_told: bool = False
     request_ids: list[str] = field(default_factory=list)
     """Of vLLM's own requests, one for each prompt."""
     is_aborted: bool = False
@@ -81,6 +83,13 @@ class Run:
         if not (self.may_go_on and self.token_ids and len(self.request_ids) == 1):
             return None
         return SoFar(tuple(self.token_ids), self.text)
+
+    def first_token(self) -> FirstToken | None:
+        """Return the event of the first token, once, as soon as it is known."""
+        if self.is_first_told or not self.first_token_at:
+            return None
+        self.is_first_told = True
+        return FirstToken(self.first_token_at)
 
     def note(self, output: Any, *, is_delta: bool) -> None:
         """Note what a RequestOutput tells."""

@@ -52,6 +52,7 @@ from gpu_worker.scheduling import scheduling
 from gpu_worker.start import start_engine
 from gpu_worker.suspension import Suspension
 from gpu_worker.threads import Threads
+from gpu_worker.tokens import Tokens
 from gpu_worker.upkeep import Upkeep
 from scheduler import models, rates
 from scheduler.claim import Claim, Claims
@@ -168,7 +169,8 @@ class GPUWorker(Worker):
         )
         self._suspension = Suspension(self._commands, self.show_idle)
         self._upkeep = self._make_upkeep()
-        self._finisher = Finisher(self, self._commands, tiers)
+        self._tokens = Tokens(self._commands)
+        self._finisher = Finisher(self, self._commands, tiers, self._tokens)
         tell = Callbacks(self._on_ended, lambda: self._claiming.on_left())
         threads = Threads(min(settings.max_inflight or MAX_THREADS, MAX_THREADS))
         runner = Runner(engine, tiers, Callables(threads))
@@ -177,6 +179,7 @@ class GPUWorker(Worker):
             Hooks(Threads(MAX_HOOKS), self._exc_handlers),
             tell,
             show_descriptions=self.log_job_description,
+            tokens=self._tokens,
         )
         self._claiming = Claiming(self._claims, self._inflight, self._finisher, self._admission)
         self._pace = Pace(self._admission, tiers.tiers)
@@ -201,6 +204,7 @@ class GPUWorker(Worker):
         pause_s = options.heartbeat_s(self.job_monitoring_interval, settings.lease_s)
         tasks = [
             self._loop.create_task(self._finisher.run()),
+            self._loop.create_task(self._tokens.run()),
             self._loop.create_task(self._heartbeats(pause_s)),
             self._loop.create_task(self._suspension.watch(self._in_thread)),
             self._loop.create_task(self._upkeep.keep(asyncio.to_thread, self.maintenance_interval)),

@@ -4,6 +4,8 @@ jobs        a job's states and what may be said of it
 submit      tier -> queue, through RQ
 claim       a worker takes jobs, renews their leases, hands them back
 finish      a worker writes how its jobs ended
+events      what comes of a streamed job while it runs: its log and its channel
+chunks      the pieces of a streamed response, and how they make the whole
 retry       whether a failed job runs again, and when
 postpone    it waits for that
 cancel      a caller takes a job back

@@ -52,6 +52,8 @@ class Claim:
     """What an engine has of its output; None: it starts over."""
     place: Place | None = None
     promise: Promise | None = None
+    attempt: int | None = None
+    """How its events are called, if its tokens are kept as they come."""
 
 
 @dataclass(slots=True)
@@ -119,6 +121,7 @@ class Claims:
         promotion.mark(job, record)
         deadlines = Deadlines.of_record(record)
         place, promise = Place.read(record.get(b"place")), Promise.read(record.get(b"promise"))
+        attempt = int(record[b"starts"]) if b"stream" in record else None
         _restore(job, record)
         queue = self.queues[cast(int, rank) - 1]
         kept = record.get(b"so_far")
@@ -133,6 +136,7 @@ class Claims:
             so_far=before,
             place=place,
             promise=promise,
+            attempt=attempt,
         )
 
     def _put_back_unanswered(self) -> None:

@@ -22,8 +22,9 @@ of its OpenAI response as far as it came, until it is claimed again. `attempts` 
 0 even, if and only if the job has started since it was submitted or replayed. Its deadlines stay:
 `start_by`, `finish_by`, `deadline_since`, and `promote_at`, from when on it may be promoted (all
 epoch s). So do `place` (`scheduler.line`) and `promise` (`scheduler.estimate`), until a retry or a
-replay puts the job at the end of a queue again; and `stream` (1: its tokens are kept as they come).
-A job of a tenant has `account`, "tenant tier tokens": among whose open jobs it counts.
+replay puts the job at the end of a queue again; and `stream` (1: its tokens are kept as they come)
+with `starts`, how often it was claimed since, which is the attempt that its events name. A job of a
+tenant has `account`, "tenant tier tokens": among whose open jobs it counts.
 
 Ours:
 
@@ -32,6 +33,9 @@ Ours:
                                         0: a claim found it late and took it out of its queue
     slalom:promotions:{queue}  zset     job id -> its `promote_at`; +inf: it is promoted
     slalom:ended               channel  ids of jobs that just ended, space-separated
+    slalom:events:{job}        stream   {attempt}-{n} -> body: the n-th chunk of an attempt, n = 0
+                                        its start; expires with the job (`scheduler.events`)
+    slalom:events              channel  the same as it is written: lines of "{job} {id} {body}"
     slalom:models              hash     model name -> JSON {max_model_len, engine, …}
     slalom:line:{queue}        hash     jobs, work: how many ever entered, with how much work
     slalom:rates:{worker}      string   JSON of what the worker measures, expires with its record
@@ -63,6 +67,7 @@ from redis import Redis
 from redis.commands.core import Script
 
 ENDED = "slalom:ended"
+EVENTS = "slalom:events"
 LISTED = "slalom:listed"
 MODELS = "slalom:models"
 TENANTS = "slalom:tenants"
@@ -162,6 +167,11 @@ def open_jobs(tenant: str, tier: str) -> str:
 def open_tokens(tenant: str) -> str:
     """Return the key of the tokens of a tenant's open jobs."""
     return f"slalom:open:{tenant}"
+
+
+def events(job_id: str) -> str:
+    """Return the key of what is kept of a job's output as it comes."""
+    return f"slalom:events:{job_id}"
 
 
 _PART = re.compile(rb"^-- with (\w+)$", re.MULTILINE)

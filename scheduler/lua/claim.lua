@@ -18,6 +18,8 @@
 -- What a job has so far (`so_far`, from its release) is taken out of its record here, so that it is used once. What was left
 -- of its answer when it was last cut off (`partial`) goes.
 --
+-- Who follows a job orders its events by `starts`: unlike `attempts` it never goes back, whatever becomes of the job.
+--
 -- A suspect (the engine or a worker died with it in flight) is taken alone: as the only job, by a worker with nothing in
 -- flight. Any other claim stops in front of it, and leaves its queue and all behind closed, so that its turn comes.
 local MOST_PASSED = 1000
@@ -44,7 +46,10 @@ local function start(job, place, alone)
   redis.call('EXPIRE', 'rq:executions:' .. job, ttl)
   redis.call('ZADD', KEYS[2 * place], score, job .. ':' .. execution)
   redis.call('HSET', key, 'status', 'started', 'started_at', now_text, 'last_heartbeat', now_text, 'worker_name', worker)
-  redis.call('HINCRBY', key, 'attempts', 1)
+  local attempts = redis.call('HINCRBY', key, 'attempts', 1)
+  if redis.call('HEXISTS', key, 'stream') == 1 then
+    redis.call('HSET', key, 'starts', math.max(attempts, tonumber(redis.call('HGET', key, 'starts') or 0) + 1))
+  end
   redis.call('PERSIST', key)
   claimed[#claimed + 1] = {job, execution, place, alone, redis.call('HGETALL', key)}
   if redis.call('HDEL', key, 'so_far') == 1 then redis.call('HINCRBY', key, 'resumed', 1) end

@@ -1,4 +1,4 @@
--- purge: delete a dead letter and everything RQ keeps of it.
+-- purge: delete a dead letter and everything that is kept of it.
 --
 -- KEYS   1 rq:job:{id}   2 rq:failed:{q}
 -- ARGV   1 job id
@@ -16,5 +16,5 @@ local group = redis.call('HGET', KEYS[1], 'group_id')
 if group and group ~= '' then redis.call('SREM', 'rq:group:' .. group, job) end
 redis.call('ZREM', KEYS[2], job)
 redis.call('DEL', KEYS[1], KEYS[1] .. ':dependents', 'rq:job::' .. job .. ':dependencies',
-  'rq:results:' .. job, 'rq:executions:' .. job)
+  'rq:results:' .. job, 'rq:executions:' .. job, 'slalom:events:' .. job)
 return 'purged'

@@ -115,6 +115,7 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
         "SLALOM_DATA_DIR": str(directory),
         "SLALOM_LEASE_S": "3",
         "SLALOM_AUTOSCALE_INTERVAL_S": "1",
+        "SLALOM_WEB_THREADS": "1024",
         "SLALOM_ENGINE": "vllm" if find_spec("vllm") else "sim",
     }
     inherited = {

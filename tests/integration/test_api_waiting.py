@@ -16,7 +16,7 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 from werkzeug.test import TestResponse
 
-from api import waiting
+from api import hub
 from api.app import create_app
 from api.context import Context
 from config import connections, embedded_redis
@@ -55,7 +55,7 @@ def client(app: Flask) -> FlaskClient:
 @pytest.fixture
 def _never_rechecking(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave announcements as the only way to learn of an end."""
-    monkeypatch.setattr(waiting, "RECHECK_S", 3600.0)
+    monkeypatch.setattr(hub, "RECHECK_S", 3600.0)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 from redis import Redis
 
-from api.waiting import LOOKED_AT, RECHECK_S
+from api.hub import LOOKED_AT, RECHECK_S
 from config import connections, embedded_redis
 from tests.conftest import until
 from tests.integration.test_api_processes import serving
