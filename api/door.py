@@ -20,6 +20,7 @@ from scheduler.admission import Admitted, Decision, Full, Refused, at_risk, deci
 from scheduler.deadlines import of_job
 from scheduler.estimator import Estimator
 from scheduler.line import Line
+from scheduler.tenants import ANYBODY, Tenant
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +32,17 @@ class Door:
     tiers: TierTable
     estimator: Estimator
 
-    def admit(self, order: Order, line: Line | None = None) -> Admitted:
-        """Return how the job may come, now or behind `line`.
+    def admit(
+        self, order: Order, tenant: Tenant = ANYBODY, lines: dict[str, Line] | None = None
+    ) -> Admitted:
+        """Return how the job may come; TooLate if it would be in vain, QueueFull without room.
 
-        TooLate if it would be in vain, QueueFull without room.
+        It comes behind those in `lines`, by queue; a line that is missing there is added.
         """
-        decision = self._decide(order.tier, order, line)
+        lines = {} if lines is None else lines
+        decision = self._decide(order.tier, order, tenant, lines)
         if not isinstance(decision, Admitted) and order.fallback_tier:
-            decision = self._decide(order.fallback_tier, order, line)
+            decision = self._decide(order.fallback_tier, order, tenant, lines)
         if isinstance(decision, Refused):
             extra = {"event": "job.refused", "tier": order.tier, "earliest_s": decision.earliest_s}
             logger.info("job refused", extra=extra)
@@ -58,12 +62,11 @@ class Door:
             return Expectation()
         return Expectation.of(outlook, at_risk=at_risk(of_job(job), outlook))
 
-    def line(self) -> Line:
-        """Return the line as it is now, to admit several jobs one behind the other."""
-        return self.estimator.look(next(iter(self.tiers.queues)))
-
-    def _decide(self, tier: str, order: Order, line: Line | None) -> Decision:
-        outlook = self.estimator.before(order.request, tier, line)
+    def _decide(self, tier: str, order: Order, tenant: Tenant, lines: dict[str, Line]) -> Decision:
+        queue = self.tiers.tiers[tier].queue
+        if queue not in lines:
+            lines[queue] = self.estimator.look(queue, tenant)
+        outlook = self.estimator.before(order.request, tier, lines[queue])
         if no_room := full(tier, self.tiers.tiers[tier].limits, outlook):
             return no_room
         return decide(tier, order.deadlines(self.tiers, outlook.at, tier), outlook)

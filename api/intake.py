@@ -130,16 +130,16 @@ class Intake:
 
     def _weigh_all(self, orders: Sequence[Order], tenant: Tenant) -> list[_Weighed | Problem]:
         """Return how each order may come behind those before it."""
-        line, weighed = self.door.line(), list[_Weighed | Problem]()
+        lines, weighed = dict[str, Line](), list[_Weighed | Problem]()
         for order in orders:
             try:
-                entry = self._weigh(order, tenant, job_id=str(uuid4()), line=line)
+                entry = self._weigh(order, tenant, job_id=str(uuid4()), lines=lines)
             except Problem as problem:
                 weighed.append(problem)
                 continue
             weighed.append(entry)
             queue = self.submitter.tiers.tiers[entry.admitted.tier].queue
-            line = line.to(queue).joined(entry.admitted.outlook.size.work)
+            lines[queue] = lines[queue].joined(entry.admitted.outlook.size.work)
         return weighed
 
     def _weigh(
@@ -148,12 +148,12 @@ class Intake:
         tenant: Tenant,
         *,
         job_id: str,
-        line: Line | None = None,
+        lines: dict[str, Line] | None = None,
     ) -> _Weighed:
         """Return how an order may come; its tenant is charged for it."""
         self.tenancy.permit(order, tenant)
         order, prompt_tokens = self._for_a_model(order, tenant)
-        admitted = self.door.admit(order, line)
+        admitted = self.door.admit(order, tenant, lines)
         charge = self.tenancy.charge(
             order, tenant, admitted, job_id=job_id, prompt_tokens=prompt_tokens
         )
@@ -167,6 +167,7 @@ class Intake:
             admitted.outlook,
             order.stream,
             charge.account if charge else None,
+            tenant.weight,
         )
         return _Weighed(submission, admitted, charge)
 

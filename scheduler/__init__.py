@@ -3,6 +3,7 @@
 jobs        a job's states and what may be said of it
 submit      tier -> queue, through RQ
 claim       a worker takes jobs, renews their leases, hands them back
+fair_share  whose jobs of a queue are next, by weight
 finish      a worker writes how its jobs ended
 events      what comes of a streamed job while it runs: its log and its channel
 chunks      the pieces of a streamed response, and how they make the whole

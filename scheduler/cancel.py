@@ -26,12 +26,11 @@ def cancel(connection: Redis, job: Job) -> Outcome:
     status = keys.script(connection, "cancel")(
         keys=[
             job.key,
-            keys.queue(job.origin),
             f"rq:canceled:{job.origin}",
             keys.deadlines(job.origin),
             keys.promotions(job.origin),
         ],
-        args=[job.id, utcformat(datetime.now(UTC)), _kept_s(job)],
+        args=[job.id, utcformat(datetime.now(UTC)), _kept_s(job), job.origin],
     )
     match status:
         case None:

@@ -151,7 +151,7 @@ class DeadLetters:
                 keys.deadlines(queue),
                 keys.promotions(queue),
             ],
-            args=[job_id, now, meta, written, retries],
+            args=[job_id, now, meta, written, retries, queue],
         )
 
 

@@ -9,9 +9,11 @@ from rq.job import Job
 from config.tiers import TierTable
 from scheduler import keys
 from scheduler.estimate import Outlook, Scores, forecast
+from scheduler.fair_share import line_of
 from scheduler.jobs import FUNCTION, Request
 from scheduler.line import Line, look
 from scheduler.rates import NO_TIER, Rates, published
+from scheduler.tenants import ANYBODY, Tenant
 from scheduler.work import size
 
 FRESH_S = 1.0
@@ -32,14 +34,15 @@ class Estimator:
     tiers: TierTable
     _measured: _Measured | None = field(default=None, init=False)
 
-    def look(self, queue: str) -> Line:
+    def look(self, queue: str, tenant: Tenant = ANYBODY) -> Line:
         """Return the line as it is before a job that is about to come to `queue`."""
-        return look(self.connection, list(self.tiers.queues), queue)
+        joins = line_of(queue, tenant.name)
+        weight = tenant.weight if joins else 1.0
+        return look(self.connection, list(self.tiers.queues), queue, joins=joins, weight=weight)
 
     def before(self, request: Request, tier: str, line: Line | None = None) -> Outlook:
         """Return the outlook of a request, were it submitted to `tier` now, or behind `line`."""
-        queue = self.tiers.tiers[tier].queue
-        return self._outlook(line.to(queue) if line else self.look(queue), request, tier)
+        return self._outlook(line or self.look(self.tiers.tiers[tier].queue), request, tier)
 
     def of(self, job: Job) -> Outlook | None:
         """Return the outlook of a job that waits; None where it stands in no queue of ours."""

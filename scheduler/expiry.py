@@ -76,11 +76,11 @@ def expire(connection: Redis, queue: str) -> Swept:
         return Swept(0, [])
     found = [(job_id.decode(), score) for job_id, score in cast(list[tuple[bytes, float]], due)]
     records = _read(connection, [job_id for job_id, _ in found])
-    args: list[Any] = [utcformat(datetime.now(UTC)), DEFAULT_FAILURE_TTL]
+    args: list[Any] = [utcformat(datetime.now(UTC)), DEFAULT_FAILURE_TTL, queue]
     for (job_id, score), record in zip(found, records, strict=True):
         args += _order(job_id, record, decide(record, now, is_passed=score == 0))
     script = keys.script(connection, "expire")
-    names = [key, keys.queue(queue), keys.scheduled(queue), keys.failed(queue)]
+    names = [key, keys.scheduled(queue), keys.failed(queue)]
     reply = script(keys=[*names, keys.promotions(queue)], args=args)
     verdicts = dict(zip((job_id for job_id, _ in found), reply, strict=True))
     return Swept(len(found), _tell(connection, queue, verdicts))

@@ -3,6 +3,7 @@
 RQ's (written as RQ would; `tests/contract` compares):
 
     rq:queue:{queue}                list    job ids, next first
+    rq:queue:{queue}@{tenant}       list    the same of one tenant, whose line this is
     rq:job:{job}                    hash    the job
     rq:wip:{queue}                  zset    "{job}:{execution}" -> lease deadline + RQ_GRACE_S
     rq:execution:{job}:{execution}  hash    id, created_at, last_heartbeat, worker_name, and ours:
@@ -24,7 +25,9 @@ of its OpenAI response as far as it came, until it is claimed again. `attempts` 
 epoch s). So do `place` (`scheduler.line`) and `promise` (`scheduler.estimate`), until a retry or a
 replay puts the job at the end of a queue again; and `stream` (1: its tokens are kept as they come)
 with `starts`, how often it was claimed since, which is the attempt that its events name. A job of a
-tenant has `account`, "tenant tier tokens": among whose open jobs it counts.
+tenant has `account`, "tenant tier tokens": among whose open jobs it counts; `home`, the weight and
+the name of its line, and while it waits there `line`, the name; a job without `line` waits in its
+queue's own list (`scheduler.fair_share`).
 
 Ours:
 
@@ -37,7 +40,13 @@ Ours:
                                         its start; expires with the job (`scheduler.events`)
     slalom:events              channel  the same as it is written: lines of "{job} {id} {body}"
     slalom:models              hash     model name -> JSON {max_model_len, engine, …}
-    slalom:line:{queue}        hash     jobs, work: how many ever entered, with how much work
+    slalom:line:{queue}        hash     jobs, work: how many ever entered, with how much work;
+                                        lined_jobs, lined_work: the same of its tenants' lines
+    slalom:line:{line}         hash     jobs, work, for a day after the last one entered
+    slalom:turns:{queue}       zset     line -> its turn, the smallest is next; one of the lines is
+                                        the queue's own list; nothing where no tenant's jobs wait
+    slalom:weights:{queue}     hash     line of a tenant -> its weight
+    slalom:bell:{queue}        list     one entry while jobs wait in lines of tenants
     slalom:rates:{worker}      string   JSON of what the worker measures, expires with its record
     slalom:scores:{queue}      list     how far recent promises were off, latest first
     slalom:jobs:{tenant}       zset     job id -> created_at (epoch s), of every job with a record
@@ -122,6 +131,21 @@ def worker(name: str) -> str:
 def line(queue: str) -> str:
     """Return the key of the odometer of a queue."""
     return f"slalom:line:{queue}"
+
+
+def turns(queue: str) -> str:
+    """Return the key of whose turn it is in a queue."""
+    return f"slalom:turns:{queue}"
+
+
+def weights(queue: str) -> str:
+    """Return the key of the weights of a queue's lines."""
+    return f"slalom:weights:{queue}"
+
+
+def bell(queue: str) -> str:
+    """Return the key of what tells that jobs wait in lines of a queue."""
+    return f"slalom:bell:{queue}"
 
 
 def rates(worker: str) -> str:

@@ -4,7 +4,8 @@ rescue       jobs of dead workers, twice a second    scheduler.rescue; a lease a
                                                      so that workers can renew theirs first
 expire       waiting jobs past their deadline        scheduler.expiry
 promote      waiting jobs that will be late soon     scheduler.promotion
-schedule     retries and scheduled jobs when due     RQ's scheduler, which locks out a second one
+schedule     retries and scheduled jobs when due     a tenant's scheduler.fair_share, others RQ's
+                                                     scheduler, which locks out a second one
 registries   ended jobs past their time              RQ's clean-up
 lists        jobs that are gone, in tenants' lists   scheduler.job_pages
 sweep        tenants' open jobs that are gone        scheduler.open_jobs
@@ -30,6 +31,7 @@ from config.settings import Settings
 from config.tiers import Promotion
 from scheduler import expiry, job_pages, keys
 from scheduler.expiry import expire
+from scheduler.fair_share import requeue_due
 from scheduler.open_jobs import Sweep
 from scheduler.promotion import promote
 from scheduler.rescue import rescue
@@ -105,6 +107,8 @@ class Maintenance:
             promote(self.connection, queue, policy)
 
     def _schedule(self) -> None:
+        for queue in self.queues:
+            requeue_due(self.connection, queue)
         self._scheduler.acquire_locks()
         self._scheduler.enqueue_scheduled_jobs()
 

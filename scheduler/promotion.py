@@ -8,6 +8,9 @@ waits inside the engine just behind the jobs of those queues. Of what a queue ha
 the rest.
 
 A batch at a time: while a promoted job or a suspect stands in front of the queue, none is promoted.
+
+Promoted jobs of all tenants stand in front of the queue's own list, and are claimed before any line
+has its turn; each is charged to the line that it came from (`scheduler.fair_share`).
 """
 
 import logging
@@ -62,7 +65,7 @@ def promote(connection: Redis, queue: str, policy: Promotion) -> list[str]:
     """Move the jobs of `queue` that are due, as far as their share reaches; return their ids."""
     reply = keys.script(connection, "promote")(
         keys=[keys.promotions(queue), keys.queue(queue), keys.started(queue)],
-        args=[policy.max_share, MOST_PER_CALL, LOOK_AGAIN_S],
+        args=[policy.max_share, MOST_PER_CALL, LOOK_AGAIN_S, queue],
     )
     promoted = [job_id.decode() for job_id in cast(list[bytes], reply)]
     for job_id in promoted:

@@ -71,7 +71,7 @@ def _take_back(
     grace_s: int = keys.RQ_GRACE_S,
 ) -> Rescued:
     reply = keys.script(connection, "rescue")(
-        keys=[keys.started(queue), keys.queue(queue), keys.failed(queue)],
+        keys=[keys.started(queue), keys.failed(queue)],
         args=[
             queue,
             grace_s,

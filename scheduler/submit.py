@@ -1,9 +1,9 @@
 """Submission: a tier becomes a queue, and the request a job of RQ's, in one transaction.
 
-`Queue.enqueue_call` writes the job and puts it into the queue; its deadlines, its promise and its
-places, in the line and in the list of its tenant, are written with it: a job is accepted whole or
-not at all. Many jobs may share one transaction; one with a key of its own is made once only
-(`scheduler.once`).
+`Queue.enqueue_call` writes the job and puts it into the queue, a tenant's into the tenant's line
+there; its deadlines, its promise and its places, in the line and in the list of its tenant's jobs,
+are written with it: a job is accepted whole or not at all. Many jobs may share one transaction; one
+with a key of its own is made once only (`scheduler.once`).
 """
 
 import time
@@ -20,6 +20,7 @@ from config.tiers import RetryPolicy, Tier, TierTable
 from scheduler import keys
 from scheduler.deadlines import DatedJob, Deadlines
 from scheduler.estimate import Outlook
+from scheduler.fair_share import LineQueue, line_of
 from scheduler.job_pages import enlist
 from scheduler.jobs import FUNCTION, Request
 from scheduler.line import enter
@@ -45,6 +46,7 @@ class Submission:
     outlook: Outlook | None = None
     stream: bool = False
     account: str | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class Submitter:
         *,
         tier: str,
         tenant: str = "default",
+        weight: float = 1.0,
         metadata: dict[str, str] | None = None,
         job_id: str | None = None,
         deadlines: Deadlines | None = None,
@@ -72,9 +75,10 @@ class Submitter:
 
         Without `deadlines` the tier's objectives give them. The job keeps the promise of `outlook`.
         With `stream` its tokens are kept as they come. `account` is that of its `limits.Charge`.
+        `weight` is the tenant's share of the queue beside other tenants that have jobs there.
         """
         submission = Submission(
-            request, tier, tenant, metadata, job_id, deadlines, outlook, stream, account
+            request, tier, tenant, metadata, job_id, deadlines, outlook, stream, account, weight
         )
         return self.make(submission)
 
@@ -97,7 +101,8 @@ class Submitter:
         tier, request, outlook = submission.tier, submission.request, submission.outlook
         policy = self._policy(tier)
         deadlines = submission.deadlines or Deadlines.of(policy.objectives, time.time())
-        queue = self._queue(policy.queue)
+        line = line_of(policy.queue, submission.tenant)
+        queue = self._queue(policy.queue, line, submission.weight)
         job = queue.enqueue_call(
             FUNCTION,
             args=(request,),
@@ -126,16 +131,22 @@ class Submitter:
         if fields:
             pipeline.hset(job.key, mapping=fields)
         expected = outlook.size if outlook else size(request)
-        enter(pipeline, job.key, policy.queue, expected.work)
+        enter(pipeline, job.key, policy.queue, expected.work, line)
         enlist(pipeline, job, submission.tenant)
         return job
 
-    def _queue(self, name: str) -> Queue:
-        if name not in self._queues:
-            self._queues[name] = Queue(
-                name, connection=self.connection, serializer=JSONSerializer, job_class=DatedJob
-            )
-        return self._queues[name]
+    def _queue(self, name: str, line: str, weight: float) -> Queue:
+        """Return the queue, or one that enqueues into `line`."""
+        if not line and name in self._queues:
+            return self._queues[name]
+        options: dict[str, Any] = {
+            "connection": self.connection,
+            "serializer": JSONSerializer,
+            "job_class": DatedJob,
+        }
+        if line:
+            return LineQueue(name, **options).in_line(line, weight)
+        return self._queues.setdefault(name, Queue(name, **options))
 
     def _watch(self, job: DatedJob, pipeline: Pipeline) -> dict[Any, str]:
         """Add the job to those that are looked after; return its deadlines' fields."""

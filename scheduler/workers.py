@@ -46,14 +46,18 @@ def alive(connection: Redis, queue: str) -> list[WorkerView]:
 
 
 def depth(connection: Redis, queue: str) -> tuple[int, int]:
-    """Return how many jobs of `queue` wait and how many are in flight."""
-    rq_queue = Queue(queue, connection=connection)
-    return rq_queue.count, rq_queue.started_job_registry.get_job_count(cleanup=False)
+    """Return how many jobs of `queue` wait, in all of its lines, and how many are in flight."""
+    waiting, inflight = keys.script(connection, "depth")(
+        keys=[keys.queue(queue), keys.turns(queue), keys.started(queue)]
+    )
+    return int(waiting), int(inflight)
 
 
 def next_waits_s(connection: Redis, queue: str) -> float | None:
     """Return how long the next job of `queue` has waited; None where none does, or nobody knows."""
-    next_id = cast(bytes | None, connection.lindex(keys.queue(queue), 0))
+    lines = cast(list[bytes], connection.zrange(keys.turns(queue), 0, 0))
+    line = lines[0].decode() if lines else queue
+    next_id = cast(bytes | None, connection.lindex(keys.queue(line), 0))
     if next_id is None:
         return None
     since = cast(bytes | None, connection.hget(Job.key_for(next_id.decode()), "enqueued_at"))

@@ -8,6 +8,11 @@
 --
 -- A queue of which more could be taken than its limit lets closes those behind it: nobody is passed by a lower rank.
 --
+-- Within a queue its lines take turns: the next job is that of the line whose turn is the smallest, and moves that turn by its
+-- work over the line's weight. What is promoted stands in front of the queue's own list, goes first, and moves the turn of the
+-- line that it came from. A job that RQ put back into the queue's own list moves that one's turn and its own line's. Nothing
+-- walks over all lines: one that is found empty is dropped, and counts as an id that was passed.
+--
 -- An id whose job is gone, or is neither `queued` nor `created` (its producer pushed the id by hand), is dropped from the
 -- list: it was cancelled, or it stands there twice and runs already. While `rq suspend` is in force nothing is claimed.
 --
@@ -22,7 +27,8 @@
 --
 -- A suspect (the engine or a worker died with it in flight) is taken alone: as the only job, by a worker with nothing in
 -- flight. Any other claim stops in front of it, and leaves its queue and all behind closed, so that its turn comes.
-local MOST_PASSED = 1000
+-- with lines
+local MOST_PASSED, UNKNOWN_WORK = 1000, 256
 local num_queues = (#KEYS - 1) / 2
 if redis.call('EXISTS', 'rq:suspended') == 1 then return {num_queues, {}, 0} end
 local count, worker, now_text = tonumber(ARGV[1]), ARGV[2], ARGV[3]
@@ -53,7 +59,7 @@ local function start(job, place, alone)
   redis.call('PERSIST', key)
   claimed[#claimed + 1] = {job, execution, place, alone, redis.call('HGETALL', key)}
   if redis.call('HDEL', key, 'so_far') == 1 then redis.call('HINCRBY', key, 'resumed', 1) end
-  redis.call('HDEL', key, 'partial')
+  redis.call('HDEL', key, 'partial', 'line')
 end
 
 local function has_passed(instant)
@@ -61,20 +67,23 @@ local function has_passed(instant)
   return at and at > 0 and at < now
 end
 
+local function queue_at(place) return string.sub(KEYS[2 * place - 1], #'rq:queue:' + 1) end
+
 -- Let a late job wait for its end outside of its queue.
 local function put_aside(job, place)
-  redis.call('ZADD', 'slalom:deadlines:' .. string.sub(KEYS[2 * place - 1], #'rq:queue:' + 1), 0, job)
+  redis.call('ZADD', 'slalom:deadlines:' .. queue_at(place), 0, job)
+  redis.call('HDEL', 'rq:job:' .. job, 'line')
 end
 
--- Start what may be started of `jobs`; put back the rest, from the first that may not.
-local function start_all(jobs, place)
+-- Start what may be started of `jobs`; put back the rest into their list, from the first that may not.
+local function start_all(jobs, place, list)
   for i, job in ipairs(jobs) do
     local fields = redis.call('HMGET', 'rq:job:' .. job, 'status', 'suspect', 'finish_by', 'start_by', 'attempts')
     local waits = fields[1] == 'queued' or fields[1] == 'created'
     local is_late = waits and (has_passed(fields[3]) or not fields[5] and has_passed(fields[4]))
     local is_suspect = fields[2] and waits and not is_late
     if num_open < place or is_suspect and (#claimed > 0 or not is_empty) then
-      for j = #jobs, i, -1 do redis.call('LPUSH', KEYS[2 * place - 1], jobs[j]) end
+      for j = #jobs, i, -1 do redis.call('LPUSH', list, jobs[j]) end
       num_open = place - 1
       return
     elseif not waits or is_late then
@@ -89,15 +98,94 @@ local function start_all(jobs, place)
   end
 end
 
+local function may_take(place, most) return #claimed < most and num_open >= place and num_passed < MOST_PASSED end
+
+-- Take from a queue without lines; return whether more stands there.
+local function take_in_order(place, most)
+  local list = KEYS[2 * place - 1]
+  while may_take(place, most) do
+    local jobs = redis.call('LPOP', list, most - #claimed)
+    if not jobs then return false end
+    start_all(jobs, place, list)
+  end
+  return redis.call('EXISTS', list) == 1
+end
+
+-- Return the work of a job that nobody estimated.
+local function mean_work(queue)
+  local sums = redis.call('HMGET', 'slalom:line:' .. queue, 'jobs', 'work', 'lined_jobs', 'lined_work')
+  local num = (tonumber(sums[1]) or 0) + (tonumber(sums[3]) or 0)
+  return num > 0 and ((tonumber(sums[2]) or 0) + (tonumber(sums[4]) or 0)) / num or UNKNOWN_WORK
+end
+
+-- Move the turn of a line behind `work`.
+local function charge(queue, line, work, weight)
+  local turns = 'slalom:turns:' .. queue
+  if is_line(queue, line) then seat(queue, line, weight) end
+  local turn = tonumber(redis.call('ZSCORE', turns, line) or '')
+  if not turn then return end
+  local weighs = tonumber(is_line(queue, line) and redis.call('HGET', 'slalom:weights:' .. queue, line) or '') or 1
+  redis.call('ZADD', turns, string.format('%.17g', turn + work / weighs), line)
+end
+
+-- Charge a job that was taken from `line`, by its record.
+local function settle(queue, line, record)
+  local fields = {}
+  for i = 1, #record, 2 do fields[record[i]] = record[i + 1] end
+  local work = tonumber(string.match(fields.place or '', '^%S+ %S+ (%d+)') or '') or mean_work(queue)
+  local weight, home = parse(fields.home)
+  charge(queue, home or queue, work, weight)
+  if line ~= (home or queue) and not fields.promoted then charge(queue, line, work, 1) end
+end
+
+local function take_from(place, line, count)
+  local list, first = 'rq:queue:' .. line, #claimed + 1
+  start_all(redis.call('LPOP', list, count), place, list)
+  for i = first, #claimed do settle(queue_at(place), line, claimed[i][5]) end
+end
+
+local function has_jobs(line) return redis.call('EXISTS', 'rq:queue:' .. line) == 1 end
+
+-- Return the line whose turn it is, and whether it is the only one; drop those before it in which nobody waits. Where none
+-- but the queue's own list is left, there are no turns any more.
+local function next_line(queue)
+  local turns = 'slalom:turns:' .. queue
+  while num_passed < MOST_PASSED do
+    local found = redis.call('ZRANGE', turns, 0, 1)
+    local line, is_only = found[1], not found[2]
+    if is_only and (not line or line == queue) then
+      redis.call('DEL', turns, 'slalom:bell:' .. queue)
+      return has_jobs(queue) and queue or nil, true
+    end
+    if has_jobs(line) then return line, is_only end
+    unseat(queue, line)
+    num_passed = num_passed + 1
+  end
+end
+
+local function has_promoted_first(list)
+  local first = redis.call('LINDEX', list, 0)
+  return first and redis.call('HEXISTS', 'rq:job:' .. first, 'promoted') == 1
+end
+
+-- Take from the lines of a queue in turn; return whether more stands there.
+local function take_in_turn(place, most)
+  local queue, list = queue_at(place), KEYS[2 * place - 1]
+  if has_jobs(queue) then seat(queue, queue) end
+  while may_take(place, most) do
+    local line, is_only = queue, false
+    if not has_promoted_first(list) then line, is_only = next_line(queue) end
+    if not line then return false end
+    take_from(place, line, is_only and most - #claimed or 1)
+  end
+  return next_line(queue) ~= nil
+end
+
 for place = 1, num_queues do
   local most = math.min(count, #claimed + tonumber(ARGV[7 + place]))
-  while #claimed < most and num_open >= place and num_passed < MOST_PASSED do
-    local jobs = redis.call('LPOP', KEYS[2 * place - 1], most - #claimed)
-    if not jobs then break end
-    start_all(jobs, place)
-  end
-  if num_open < place or num_passed >= MOST_PASSED then break end
-  if #claimed >= most and redis.call('EXISTS', KEYS[2 * place - 1]) == 1 then break end
+  local has_lines = redis.call('EXISTS', 'slalom:turns:' .. queue_at(place)) == 1
+  local has_more = (has_lines and take_in_turn or take_in_order)(place, most)
+  if num_open < place or num_passed >= MOST_PASSED or has_more then break end
 end
 if #claimed > 0 then
   redis.call('HSET', KEYS[#KEYS], 'state', 'busy', 'current_job', claimed[#claimed][1])

@@ -1,7 +1,7 @@
 -- expire: look after jobs of a queue whose turn in its deadlines has come; each only if its record is as it was seen.
 --
--- KEYS   1 slalom:deadlines:{q}   2 rq:queue:{q}   3 rq:scheduled:{q}   4 rq:failed:{q}   5 slalom:promotions:{q}
--- ARGV   1 now (RQ's text form)   2 failure ttl (s) of jobs without one
+-- KEYS   1 slalom:deadlines:{q}   2 rq:scheduled:{q}   3 rq:failed:{q}   4 slalom:promotions:{q}
+-- ARGV   1 now (RQ's text form)   2 failure ttl (s) of jobs without one   3 queue
 --        then per job: id, its fields status, start_by, finish_by, attempts as they were seen (with spaces between),
 --        'end', 'drop' or when to look again (epoch s), its failure text as zlib and as its base64 ('' unless 'end')
 -- reply  list, one per job: 'expired', 'awaited' (expired, and other jobs wait for it), or 'left'
@@ -9,8 +9,9 @@
 -- Taking a job out of its queue walks there from the head. The late ones are the old ones, so that is a short way; past
 -- MOST_PLACES in one call the rest is left for the next.
 -- with open
+-- with lines
 local STRIDE, MOST_PLACES = 5, 500000
-local now_text, default_ttl = ARGV[1], tonumber(ARGV[2])
+local now_text, default_ttl, queue = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local now = tonumber(redis.call('TIME')[1])
 local num_places = 0
 local expired, verdicts = {}, {}
@@ -24,15 +25,17 @@ end
 -- Take the job from where it waits; a claim may have done so.
 local function leave(job, status)
   if status == 'scheduled' then
-    redis.call('ZREM', KEYS[3], job)
+    redis.call('ZREM', KEYS[2], job)
   elseif tonumber(redis.call('ZSCORE', KEYS[1], job)) ~= 0 then
-    local length = redis.call('LLEN', KEYS[2])
-    local place = redis.call('LPOS', KEYS[2], job) or length
+    local list = list_of(queue, job)
+    local length = redis.call('LLEN', list)
+    local place = redis.call('LPOS', list, job) or length
     num_places = num_places + place
-    redis.call('LREM', KEYS[2], 2 * place < length and 1 or -1, job)
+    redis.call('LREM', list, 2 * place < length and 1 or -1, job)
+    redis.call('HDEL', 'rq:job:' .. job, 'line')
   end
   redis.call('ZREM', KEYS[1], job)
-  redis.call('ZREM', KEYS[5], job)
+  redis.call('ZREM', KEYS[4], job)
 end
 
 local function bury(job, text, text64)
@@ -44,7 +47,7 @@ local function bury(job, text, text64)
     redis.call('EXPIRE', key, ttl)
     redis.call('EXPIRE', 'rq:results:' .. job, ttl)
   end
-  redis.call('ZADD', KEYS[4], ttl < 0 and '+inf' or now + ttl, job)
+  redis.call('ZADD', KEYS[3], ttl < 0 and '+inf' or now + ttl, job)
 end
 
 local function look_after(job, seen, order, text, text64)
@@ -64,7 +67,7 @@ local function look_after(job, seen, order, text, text64)
   return 'left'
 end
 
-for i = 3, #ARGV, STRIDE do
+for i = 4, #ARGV, STRIDE do
   verdicts[#verdicts + 1] = look_after(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
 end
 if #expired > 0 then redis.call('PUBLISH', 'slalom:ended', table.concat(expired, ' ')) end

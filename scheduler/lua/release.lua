@@ -1,9 +1,10 @@
--- release: hand jobs in flight back to the front of their queues, uncharged, each with what it has so far.
+-- release: hand jobs in flight back to the front of their lines, uncharged, each with what it has so far.
 --
 -- KEYS   none
 -- ARGV   1 most times that a job goes on from what it has so far
 --        then per execution: queue, job id, execution id, so far ('' for nothing)
 -- reply  number of jobs handed back (those whose lease was lost are somebody else's already)
+-- with lines
 local STRIDE = 4
 local most_resumed, released = tonumber(ARGV[1]), 0
 for i = #ARGV - STRIDE + 1, 2, -STRIDE do
@@ -17,7 +18,7 @@ for i = #ARGV - STRIDE + 1, 2, -STRIDE do
     if so_far ~= '' and tonumber(redis.call('HGET', key, 'resumed') or 0) < most_resumed then
       redis.call('HSET', key, 'so_far', so_far)
     end
-    redis.call('LPUSH', 'rq:queue:' .. queue, job)
+    put(queue, job, 'LPUSH')
     released = released + 1
   end
 end

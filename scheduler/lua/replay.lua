@@ -1,12 +1,13 @@
--- replay: put a dead letter back at the end of its queue, as if it had never run; a suspect stays one. Its deadlines are as
+-- replay: put a dead letter back at the end of its line, as if it had never run; a suspect stays one. Its deadlines are as
 -- long as they were, from now on.
 --
 -- KEYS   1 rq:job:{id}   2 rq:failed:{q}   3 rq:queue:{q}   4 slalom:deadlines:{q}   5 slalom:promotions:{q}
 -- ARGV   1 job id   2 now (RQ's text form)   3 meta as it was read   4 meta to write ('' to leave it)
---        5 retries ('' to leave them)
+--        5 retries ('' to leave them)   6 queue
 -- reply  'replayed'; 'changed' (the meta is another by now: nothing was done); any other status (no dead letter: nothing
 --        was done); false if there is no such job, whose id is then dropped
 -- with open
+-- with lines
 local job = ARGV[1]
 
 local function instant(field)
@@ -51,6 +52,6 @@ if ARGV[5] ~= '' then redis.call('HSET', KEYS[1], 'retries_left', ARGV[5]) end
 local ttl = tonumber(redis.call('HGET', KEYS[1], 'ttl') or '')
 if ttl and ttl > 0 then redis.call('EXPIRE', KEYS[1], ttl) else redis.call('PERSIST', KEYS[1]) end
 redis.call('SADD', 'rq:queues', KEYS[3])
-redis.call('RPUSH', KEYS[3], job)
 enter_open(job, redis.call('TIME')[1])
+put(ARGV[6], job, 'RPUSH')
 return 'replayed'

@@ -1,6 +1,6 @@
 -- rescue: take back jobs of a queue whose worker or engine died: requeue them in front, or make them dead letters.
 --
--- KEYS   1 rq:wip:{q}   2 rq:queue:{q}   3 rq:failed:{q}
+-- KEYS   1 rq:wip:{q}   2 rq:failed:{q}
 -- ARGV   1 queue   2 grace (s)   3 most deaths of a job   4 most jobs in this call   5 now (RQ's text form)
 --        6, 7 a dead letter's failure text as zlib and as its base64, where it died among others   8, 9 where it died alone
 --        10 failure ttl (s) of jobs without one
@@ -12,6 +12,7 @@
 --
 -- What is requeued is a suspect from then on: it runs alone, so that its next death tells on it and on nothing else.
 -- with open
+-- with lines
 local REPORTED = 11
 local queue, grace, max_deaths, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local now_text, default_ttl = ARGV[5], tonumber(ARGV[10])
@@ -64,12 +65,12 @@ local function bury(execution)
     redis.call('EXPIRE', key, ttl)
     redis.call('EXPIRE', 'rq:results:' .. execution.job, ttl)
   end
-  redis.call('ZADD', KEYS[3], ttl < 0 and '+inf' or math.floor(now) + ttl, execution.job)
+  redis.call('ZADD', KEYS[2], ttl < 0 and '+inf' or math.floor(now) + ttl, execution.job)
 end
 
 local function requeue(execution)
   redis.call('HSET', 'rq:job:' .. execution.job, 'status', 'queued', 'started_at', '', 'worker_name', '', 'suspect', 1)
-  redis.call('LPUSH', KEYS[2], execution.job)
+  put(queue, execution.job, 'LPUSH')
 end
 
 local executions = #ARGV < REPORTED and expired() or reported()

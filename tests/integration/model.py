@@ -7,6 +7,8 @@ release to the next claim, twice at most. A death makes suspects of the jobs in 
 letter of one that has died often enough. Who waits past a deadline is never started: a
 claim puts it aside, and its turn to be looked at ends it, a dead letter too. What ended stays so,
 but for a replay, which counts the deadlines afresh.
+
+Who waits where, and who is claimed next, is `lines`' to say.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -17,6 +19,7 @@ from scheduler.claim import Verdict
 from scheduler.finish import Written
 from scheduler.postpone import Postponed
 from scheduler.so_far import MOST_RESUMED
+from tests.integration.lines import Lines
 from tests.integration.picture import ENDED, PLACES, Job, Lease, Picture
 
 NEXT: dict[str, set[str]] = {
@@ -34,56 +37,55 @@ MOST_RESULTS = 10
 class Model:
     """All jobs that were accepted, the order of the queues, and who may end what."""
 
-    queues: dict[str, list[str]]
     max_deliveries: int
     jobs: dict[str, Job] = field(default_factory=dict)
+    lines: Lines = field(init=False)
     leases: dict[str, Lease] = field(default_factory=dict)
     """Execution -> its lease, in the order of the claims."""
     announced: list[str] = field(default_factory=list)
     """Jobs that ended since this was last cleared."""
 
+    def __post_init__(self) -> None:
+        self.lines = Lines(self.jobs)
+
     def picture(self) -> Picture:
         """Return what Redis should hold now."""
         executions = {lease.job_id: [execution] for execution, lease in self.leases.items()}
         places = {
-            job_id: [f"{'aside' if job.is_aside else PLACES[job.status]}:{job.queue}"]
+            job_id: [f"{'aside' if job.is_aside else PLACES[job.status]}:{job.line or job.queue}"]
             for job_id, job in self.jobs.items()
         }
-        return Picture(self.queues, places, self.jobs, self.leases, executions)
+        return Picture(
+            {name: ids for name, ids in self.lines.lists.items() if ids},
+            {queue: turns.turns for queue, turns in self.lines.turns.items() if turns.turns},
+            {queue: turns.weights for queue, turns in self.lines.turns.items() if turns.weights},
+            places,
+            self.jobs,
+            self.leases,
+            executions,
+        )
+
+    def waiting(self, queue: str) -> list[str]:
+        """Return the jobs that stand in the lists of a queue."""
+        ids = self.of("queued")
+        return [i for i in ids if self.jobs[i].queue == queue and not self.jobs[i].is_aside]
 
     def of(self, *statuses: str) -> list[str]:
         """Return the jobs of these statuses."""
         return [job_id for job_id, job in self.jobs.items() if job.status in statuses]
 
-    def submit(self, job_id: str, queue: str, retries: int) -> None:
-        """Accept a job."""
-        self.jobs[job_id] = Job(queue, retries)
-        self.queues[queue].append(job_id)
-
-    def claimable(self, queues: Sequence[str], count: int, is_empty: bool) -> tuple[list[str], int]:
-        """Return the jobs that a claim takes, late ones aside, and how many queues stay open."""
-        taken: list[str] = []
-        for place, queue in enumerate(queues):
-            for job_id in list(self.queues[queue]):
-                if len(taken) == count:
-                    break
-                if self.jobs[job_id].is_late:
-                    self._leave_queue(job_id)
-                    self.jobs[job_id].is_aside = True
-                elif not self.jobs[job_id].is_suspect:
-                    taken.append(job_id)
-                elif taken or not is_empty:
-                    return taken, place
-                else:
-                    return [job_id], place
-        return taken, len(queues)
+    def submit(
+        self, job_id: str, queue: str, retries: int, work: int, home: str, weight: float
+    ) -> None:
+        """Accept a job of a queue, or of a line in it, which weighs so much from now on."""
+        self.jobs[job_id] = Job(queue, retries, home=home)
+        self.lines.enter(job_id, work, weight)
 
     def start(self, execution: str, job_id: str, worker: str) -> None:
         """Let a worker run a job that it claimed."""
         job = self.jobs[job_id]
         _become(job, "started")
         job.worker, job.has_started = worker, True
-        self._leave_queue(job_id)
         job.num_resumed += bool(job.so_far)
         job.so_far = ""
         assert execution not in self.leases
@@ -130,14 +132,13 @@ class Model:
             return "stop"
         job = self.jobs[self._end(execution, "scheduled")]
         job.retries_left -= 1
-        job.num_resumed = 0
+        job.num_resumed, job.work = 0, None
         return "written"
 
     def come_due(self, job_id: str) -> None:
         """End the wait for a retry."""
-        job = self.jobs[job_id]
-        _become(job, "queued")
-        self.queues[job.queue].append(job_id)
+        _become(self.jobs[job_id], "queued")
+        self.lines.put(job_id)
 
     def expire(self, execution: str) -> None:
         """Let a lease pass its deadline."""
@@ -152,7 +153,7 @@ class Model:
         waiting = self.of("queued", "scheduled")
         ended = [i for i in waiting if self.jobs[i].queue == queue and self.jobs[i].is_late]
         for job_id in ended:
-            self._leave_queue(job_id)
+            self.lines.leave(job_id)
             self.jobs[job_id].is_aside = False
             _become(self.jobs[job_id], "failed")
             self._announce(job_id, "")
@@ -194,7 +195,7 @@ class Model:
             return "stopping"
         if job.status == "queued":
             job.so_far, job.num_resumed = "", 0
-        self._leave_queue(job_id)
+        self.lines.leave(job_id)
         job.is_aside = False
         _become(job, "canceled")
         self.announced.append(job_id)
@@ -209,31 +210,24 @@ class Model:
         job.num_deaths, job.is_stopping, job.so_far, job.num_resumed = 0, False, "", 0
         job.retries_left, job.worker = retries, ""
         job.has_started = job.is_promoted = False
-        job.passed = frozenset()
-        self.queues[job.queue].append(job_id)
+        job.passed, job.work = frozenset(), None
+        self.lines.put(job_id)
         return True
 
     def promote(self, queue: str, job_ids: list[str], max_share: float) -> None:
         """Let waiting jobs go to the front of their queue, in their order, within their share."""
-        front = self.jobs[self.queues[queue][0]]
-        if front.is_suspect or front.is_promoted:
+        fronts = self.lines.fronts(queue)
+        if not fronts or any(front.is_suspect or front.is_promoted for front in fronts):
             assert job_ids == []
             return
         for job_id in self.of("scheduled"):
             if self.jobs[job_id].queue == queue:
                 self.jobs[job_id].is_promoted = False
         for job_id in reversed(job_ids):
-            self.queues[queue].remove(job_id)
-            self.queues[queue].insert(0, job_id)
-            self.jobs[job_id].is_promoted = True
+            self.lines.promote(job_id)
         promoted = [i for i in self.of("queued", "started") if self.jobs[i].is_promoted]
         num_inflight = sum(self._job(execution).queue == queue for execution in self.leases)
         assert not job_ids or len(promoted) <= max(1, int(max_share * num_inflight))
-
-    def _leave_queue(self, job_id: str) -> None:
-        queue = self.queues[self.jobs[job_id].queue]
-        if job_id in queue:
-            queue.remove(job_id)
 
     def _job(self, execution: str) -> Job:
         return self.jobs[self.leases[execution].job_id]
@@ -246,9 +240,8 @@ class Model:
 
     def _put_in_front(self, job_ids: list[str]) -> None:
         for job_id in reversed(job_ids):
-            job = self.jobs[job_id]
-            job.worker = ""
-            self.queues[job.queue].insert(0, job_id)
+            self.jobs[job_id].worker = ""
+            self.lines.put(job_id, in_front=True)
 
     def _announce(self, job_id: str, execution: str) -> None:
         job = self.jobs[job_id]

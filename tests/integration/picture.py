@@ -62,6 +62,12 @@ class Job:
     is_promoted: bool = False
     is_aside: bool = field(default=False, compare=False)
     """Whether a claim found it late; `places` tells."""
+    home: str = ""
+    """The line of its tenant, if it has one."""
+    line: str = ""
+    """The same while it waits there."""
+    work: int | None = None
+    """What was expected of it; None once that is forgotten."""
     results: list[tuple[str, str]] = field(default_factory=list)
     """Status and execution of each attempt that ended the job; no execution where none did."""
 
@@ -87,6 +93,10 @@ class Picture:
     """Everything in Redis that has to do with jobs."""
 
     queues: dict[str, list[str]]
+    """Every list in which jobs wait: of queues, and of lines in them."""
+    turns: dict[str, dict[str, float]]
+    """By queue, of its lines, where it has any."""
+    weights: dict[str, dict[str, float]]
     places: dict[str, list[str]]
     """Every list and registry in which a job stands."""
     jobs: dict[str, Job]
@@ -116,7 +126,9 @@ def read(connection: Redis) -> Picture:
     }
     results = of("results")
     return Picture(
-        queues={queue: _texts(standing["queue"].get(queue, [])) for queue in QUEUES},
+        queues={name: _texts(ids) for name, ids in standing["queue"].items()},
+        turns={queue: _numbers(flat) for queue, flat in of("turns", "slalom").items()},
+        weights={queue: _numbers(flat) for queue, flat in of("weights", "slalom").items()},
         places=_places(standing),
         jobs={
             job_id: _job(_fields(flat), dump[f"rq:job:{job_id}"][0], results.get(job_id, []))
@@ -152,6 +164,9 @@ def _job(fields: dict[str, bytes], ttl: int, results: list[Any]) -> Job:
         expires=ttl >= 0,
         has_started="attempts" in fields,
         is_promoted="promoted" in fields,
+        home=fields.get("home", b" ").decode().split(" ", 1)[1],
+        line=fields.get("line", b"").decode(),
+        work=int(fields["place"].split()[2]) if "place" in fields else None,
         passed=frozenset(
             name
             for name in ("start_by", "finish_by")
@@ -185,6 +200,10 @@ def _leases(
                 grace_s=round(scores.get(member, 0.0) - until_s),
             ),
         )
+
+
+def _numbers(flat: list[bytes]) -> dict[str, float]:
+    return {name: float(value) for name, value in _fields(flat).items()}
 
 
 def _fields(flat: list[bytes]) -> dict[str, bytes]:

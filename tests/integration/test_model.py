@@ -23,7 +23,9 @@ from scheduler.cancel import cancel
 from scheduler.claim import Claim, Claims
 from scheduler.dead_letters import DeadLetters, NotDeadLetter
 from scheduler.expiry import expire as expire_late
+from scheduler.fair_share import line_of
 from scheduler.finish import write
+from scheduler.jobs import Request
 from scheduler.maintenance import Maintenance
 from scheduler.postpone import postpone
 from scheduler.promotion import promote
@@ -37,6 +39,7 @@ from tests.integration.test_claim import REQUEST
 from tests.integration.test_finish_and_rescue import expire, success
 
 TIERS = {"premium": "high", "batch": "low"}
+WEIGHTS = {"default": 1.0, "acme": 1.0, "bob": 2.5}
 WORKERS = {"fast-1": QUEUES, "fast-2": QUEUES, "slow": ("low",)}
 MAX_DELIVERIES = 3
 POLICY = Promotion(service_s=30, max_share=0.5)
@@ -66,6 +69,8 @@ def test_redis_agrees_with_the_model_after_every_step(
 
 
 TIER = st.sampled_from(sorted(TIERS))
+ORDER = st.tuples(TIER, st.sampled_from(sorted(WEIGHTS)), st.sampled_from([1, 30, 300]))
+"""A tier, a tenant, and the tokens that are asked for."""
 WORKER = st.sampled_from(sorted(WORKERS))
 COUNT = st.integers(1, 4)
 JOB = (
@@ -97,22 +102,22 @@ class Lives(RuleBasedStateMachine):
         self.maintenance = Maintenance(connection, list(QUEUES), MAX_DELIVERIES, lease_s=30)
         self.ended = connection.pubsub()
         self.ended.subscribe(keys.ENDED)
-        self.model = Model({queue: [] for queue in QUEUES}, MAX_DELIVERIES)
+        self.model = Model(MAX_DELIVERIES)
         self.claims: dict[str, Claim] = {}
         """Every claim that was ever granted, under a name that tells about it."""
 
     def teardown(self) -> None:
         self.ended.close()
 
-    @initialize(tiers=st.lists(TIER, min_size=2, max_size=MOST_WAITING))
-    def submit_first(self, tiers: list[str]) -> None:
-        for tier in tiers:
-            self.submit_one(tier)
+    @initialize(orders=st.lists(ORDER, min_size=2, max_size=MOST_WAITING))
+    def submit_first(self, orders: list[tuple[str, str, int]]) -> None:
+        for order in orders:
+            self.submit_one(*order)
 
     @precondition(lambda self: len(self.model.of("queued")) < MOST_WAITING)
-    @rule(tier=TIER)
-    def submit(self, tier: str) -> None:
-        self.submit_one(tier)
+    @rule(order=ORDER)
+    def submit(self, order: tuple[str, str, int]) -> None:
+        self.submit_one(*order)
 
     @precondition(lambda self: self.model.of("queued"))
     @rule(worker=WORKER, count=COUNT)
@@ -188,7 +193,7 @@ class Lives(RuleBasedStateMachine):
         self.connection.zadd(key, {job_id: PASSED_AT}, lt=True)
         self.model.let_pass(job_id, deadline)
 
-    @precondition(lambda self: self.model.queues["low"])
+    @precondition(lambda self: self.model.waiting("low"))
     @rule(names=st.lists(JOB, min_size=1, max_size=4, unique=True))
     def promote(self, names: list[str]) -> None:
         some = {name: self.model.jobs[name] for name in names}
@@ -256,6 +261,7 @@ class Lives(RuleBasedStateMachine):
         assert picture.read(self.connection) == self.model.picture()
         assert sorted(self.announcements()) == sorted(self.model.announced)
         assert self.unwatched() == []
+        assert self.unheard() == []
         self.model.announced.clear()
 
     def let_pauses_pass(self) -> None:
@@ -275,6 +281,17 @@ class Lives(RuleBasedStateMachine):
             is None
         ]
 
+    def unheard(self) -> list[str]:
+        """Return the lines with jobs that no doorbell would ring for, or that RQ does not know."""
+        known = self.connection.smembers("rq:queues")
+        lines = [name for name, ids in self.model.lines.lists.items() if ids and "@" in name]
+        return [
+            line
+            for line in lines
+            if self.connection.llen(keys.bell(line.split("@")[0])) != 1
+            or keys.queue(line).encode() not in known
+        ]
+
     def announcements(self) -> Iterator[str]:
         """Yield the jobs that were said to have ended since the last time."""
         self.ended.ping()
@@ -284,14 +301,22 @@ class Lives(RuleBasedStateMachine):
             if message["type"] == "message":
                 yield from message["data"].decode().split()
 
-    def submit_one(self, tier: str) -> None:
+    def submit_one(self, tier: str, tenant: str, tokens: int) -> None:
         job_id = f"{tier}-{len(self.model.jobs)}"
-        Submitter(self.connection, self.tiers).submit(REQUEST, tier=tier, job_id=job_id)
-        self.model.submit(job_id, TIERS[tier], self.retries(job_id))
+        weight, body = WEIGHTS[tenant], {**REQUEST["body"], "max_tokens": tokens}
+        Submitter(self.connection, self.tiers).submit(
+            Request(endpoint=REQUEST["endpoint"], body=body),
+            tier=tier,
+            tenant=tenant,
+            weight=weight,
+            job_id=job_id,
+        )
+        home = line_of(TIERS[tier], tenant)
+        self.model.submit(job_id, TIERS[tier], self.retries(job_id), tokens, home, weight)
 
     def claim(self, worker: str, count: int, *, is_empty: bool) -> list[Claim]:
         rights = Claims(self.connection, worker, WORKERS[worker], LEASE_S)
-        expected = self.model.claimable(WORKERS[worker], count, is_empty)
+        expected = self.model.lines.claim(WORKERS[worker], count, is_empty)
 
         taken = rights.take(count, is_empty=is_empty)
 

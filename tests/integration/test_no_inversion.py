@@ -24,6 +24,7 @@ from scheduler import keys
 from scheduler.claim import Claim, Claims
 from scheduler.deadlines import Deadlines
 from scheduler.expiry import expire
+from scheduler.fair_share import line_of
 from scheduler.finish import write
 from scheduler.promotion import promote
 from scheduler.rescue import report_death
@@ -33,6 +34,7 @@ from tests.integration.test_finish_and_rescue import success
 
 POLICY = Promotion(service_s=30, max_share=0.5)
 LATE, URGENT, EASY = -5.0, 20.0, 86_400.0
+TENANTS = ("default", "acme", "bob")
 MOST_KEPT = 5_000
 """Claims after which the database is emptied."""
 
@@ -61,7 +63,8 @@ class Traffic:
             field = self.draws.choice(["start_by", "finish_by"])
             within_s = self.draws.choices([LATE, URGENT, EASY], weights=[1, 2, 3])[0]
             deadlines = Deadlines(**{field: now + within_s}, since=now - 10)
-            self.submitter.submit(REQUEST, tier=tier, deadlines=deadlines)
+            tenant = self.draws.choice(TENANTS)
+            self.submitter.submit(REQUEST, tier=tier, tenant=tenant, deadlines=deadlines)
 
     def claim(self) -> None:
         taken = self.rights.take(self.draws.randint(1, 6), is_empty=not self.inflight)
@@ -73,7 +76,8 @@ class Traffic:
 
     def waiting_high(self) -> list[bytes]:
         """Return the high jobs that wait and are not late."""
-        job_ids = self.connection.lrange(keys.queue("high"), 0, -1)
+        lists = [keys.queue(line_of("high", tenant) or "high") for tenant in TENANTS]
+        job_ids = [job_id for key in lists for job_id in self.connection.lrange(key, 0, -1)]
         waiting = []
         for job_id in job_ids:
             names = ("start_by", "finish_by")
@@ -108,7 +112,7 @@ def test_no_low_job_starts_while_a_high_one_could(
     caplog.set_level(logging.CRITICAL, "scheduler")
     traffic = Traffic(connection, tiers, random.Random(seed))
 
-    for _ in range(150):
+    for _ in range(200):
         traffic.step()
 
     assert traffic.num_low > 0

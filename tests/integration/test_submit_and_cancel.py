@@ -27,7 +27,7 @@ def test_a_job_is_rqs_own_with_its_tiers_terms(
     assert job.failure_ttl == terms.retention.failure_ttl_s
     assert job.retries_left == terms.retry.max
     assert job.retry_intervals == [0]
-    assert Queue("high", connection=connection).job_ids == [job.id]
+    assert Queue("high@acme", connection=connection).job_ids == [job.id]
 
 
 def test_the_prompt_is_not_in_the_jobs_description(submitter: Submitter) -> None:
