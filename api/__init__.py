@@ -19,7 +19,13 @@ hangup         notice that a client has gone
 sse            server-sent events
 prefer         the `Prefer: wait=N` header
 prompt_length  prompts too long for the model are refused at the door
-operations     models, health, readiness
+openai         OpenAI's chat completions, completions, embeddings
+responses      OpenAI's Responses API, over the job store
+models         which models may be asked for
+serving        an order becomes a job, its client waits or reads a stream; hang-ups cancel
+answers        what a job says at OpenAI's routes
+openai_*       requests, errors and streams in their forms; service_tier, transcript, response_*
+operations     health, readiness
 queues         how full each queue is
 schemas        what comes in and what goes out
 query          query strings
@@ -30,6 +36,7 @@ docs           the document, and a page of it that works offline
 cors           which pages elsewhere may call from a browser
 security       what a browser may do with an answer
 problems       everything that can go wrong, and the only home of error statuses
+problem_answers  the responses that problems become
 access_log     one log line per request
 dashboard      RQ's own view of queues, workers and jobs, behind authentication
 """

@@ -8,7 +8,7 @@ Everything a request needs is in one `Context`, handed to the routes. The server
 
 from flask import Flask
 
-from api import access_log, auth, catalogue, cors, problems, security, tenancy
+from api import access_log, auth, catalogue, cors, problem_answers, security, tenancy
 from api.bulk import Bulk
 from api.context import Context
 from api.dead_letters import DeadLetterRoutes
@@ -16,8 +16,11 @@ from api.docs import Docs
 from api.job_events import JobEvents
 from api.job_list import JobLists
 from api.jobs import Jobs
+from api.models import ModelRoutes
+from api.openai import OpenAIRoutes
 from api.operations import Operations
 from api.queues import Queues
+from api.responses import ResponseRoutes
 from config import logs
 from config.settings import Settings, load
 
@@ -29,7 +32,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         logs.configure(settings.log_level)
     context = Context.build(settings)
     app = Flask("api", static_folder=None)
-    problems.register(app)
+    problem_answers.register(app)
     access_log.register(app)
     security.register(app, hsts_s=settings.hsts_s)
     cors.register(app, settings.origins)
@@ -42,6 +45,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(DeadLetterRoutes(context).blueprint())
     app.register_blueprint(Operations(context).blueprint())
     app.register_blueprint(Queues(context).blueprint())
+    app.register_blueprint(ModelRoutes(context).blueprint())
+    app.register_blueprint(OpenAIRoutes(context).blueprint())
+    app.register_blueprint(ResponseRoutes(context).blueprint())
     app.register_blueprint(Docs(context, catalogue.ROUTES).blueprint())
     app.extensions["slalom"] = context
     app.extensions["on_stop"] = context.waiters.close

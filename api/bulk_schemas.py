@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from api.error_schemas import ProblemBody
-from api.problems import Invalid, Problem, body_of
+from api.problem_answers import body_of
+from api.problems import Invalid, Problem
 from api.schemas import JobBody, problem_of
 
 _OneJob = Annotated[

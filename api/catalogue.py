@@ -3,13 +3,28 @@
 A new group adds its own list here and its blueprint in `api.app`; a test holds the two together.
 """
 
-from api import bulk, dead_letters, docs, job_events, job_list, jobs, operations, queues
+from api import (
+    bulk,
+    dead_letters,
+    docs,
+    job_events,
+    job_list,
+    jobs,
+    models,
+    openai,
+    operations,
+    queues,
+    responses,
+)
 
 ROUTES = (
     *jobs.ROUTES,
     *bulk.ROUTES,
     *job_list.ROUTES,
     *job_events.ROUTES,
+    *openai.ROUTES,
+    *responses.ROUTES,
+    *models.ROUTES,
     *dead_letters.ROUTES,
     *operations.ROUTES,
     *queues.ROUTES,

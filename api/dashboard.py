@@ -22,7 +22,7 @@ from rq.exceptions import NoSuchJobError
 from rq_dashboard.web import blueprint
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
-from api import access_log, dashboard_views, problems
+from api import access_log, dashboard_views
 from api.problems import Forbidden, Unauthorized
 from config import connections, logs
 from config.settings import Settings, load, mask_url
@@ -65,8 +65,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.extensions[dashboard_views.TIERS] = settings.tiers()
     app.redis_conn = connection  # type: ignore[attr-defined]  # where upstream looks for it
     app.config["RQ_DASHBOARD_REDIS_URL"] = (mask_url(settings.redis),)
-    problems.register(app)
-    app.register_error_handler(NoSuchJobError, problems.job_not_found)
+    problem_answers.register(app)
+    app.register_error_handler(NoSuchJobError, problem_answers.job_not_found)
     access_log.register(app)
     app.before_request(_Guard(settings).check)
     app.after_request(_secure)

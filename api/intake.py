@@ -17,7 +17,7 @@ from rq.job import Job
 from api import idempotency
 from api.door import Door
 from api.order import Order
-from api.problems import Invalid, Problem, RedisUnavailable
+from api.problems import Problem, RedisUnavailable, UnknownModel
 from api.prompt_length import PromptLength
 from api.schemas import Expectation
 from api.tenancy import Tenancy
@@ -182,7 +182,7 @@ class Intake:
         if lengths and name not in {self.served_model, *lengths}:
             known = ", ".join(model for model in lengths if tenant.may_ask(model))
             text = f"there is no such model; use one of {known}"
-            raise Invalid([{"field": "model", "message": text}])
+            raise UnknownModel([{"field": "model", "message": text}])
         order = order.to_model(name)
         return order, self.prompt_length.check(order, lengths.get(name))
 

@@ -1,6 +1,5 @@
-"""Operations: which models are served, whether the process lives, whether jobs would run.
+"""Operations: whether the process lives, whether jobs would run.
 
-GET /v1/models   what workers announced, as OpenAI lists models
 GET /healthz     200 while the process answers
 GET /readyz      200 when Redis answers and every queue has a worker; 503 names what is missing
 """
@@ -15,7 +14,7 @@ from typing_extensions import TypedDict
 from api.context import Context
 from api.problems import NotReady
 from api.route import Answer, Route
-from scheduler import models, workers
+from scheduler import workers
 from scheduler.starting import starting
 
 
@@ -25,23 +24,6 @@ class QueueState(TypedDict):
     workers: int
     waiting: int
     in_flight: int
-
-
-class ModelBody(BaseModel):
-    """A model, as OpenAI shows it; `max_model_len` in tokens, prompt and output together."""
-
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-    max_model_len: int
-
-
-class ModelList(BaseModel):
-    """The models that workers announced."""
-
-    object: Literal["list"]
-    data: list[ModelBody]
 
 
 class Health(BaseModel):
@@ -58,14 +40,6 @@ class Readiness(BaseModel):
 
 
 ROUTES = (
-    Route(
-        "GET",
-        "/v1/models",
-        "list_models",
-        "Models",
-        "List the models that are served",
-        {200: Answer("the models", ModelList)},
-    ),
     Route(
         "GET",
         "/healthz",
@@ -98,24 +72,9 @@ class Operations:
     def blueprint(self) -> Blueprint:
         """Return the routes."""
         routes = Blueprint("operations", __name__)
-        routes.add_url_rule("/v1/models", "models", self.models)
         routes.add_url_rule("/healthz", "healthz", self.healthz)
         routes.add_url_rule("/readyz", "readyz", self.readyz)
         return routes
-
-    def models(self) -> Response:
-        """List the models that workers announced."""
-        data = [
-            {
-                "id": model.name,
-                "object": "model",
-                "created": int(model.created_at),
-                "owned_by": "slalom",
-                "max_model_len": model.max_model_len,
-            }
-            for model in models.announced(self.context.connection)
-        ]
-        return jsonify(object="list", data=data)
 
     def healthz(self) -> Response:
         """Say that this process answers; a probe that fails here should restart it."""

@@ -10,6 +10,7 @@ from typing import Self
 from config.tiers import TierTable
 from scheduler.deadlines import Deadlines
 from scheduler.jobs import Request
+from scheduler.work import max_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +30,7 @@ class Order:
     @property
     def max_tokens(self) -> int | None:
         """Tokens of output that are asked for."""
-        body = self.request["body"]
-        asked = body.get("max_completion_tokens") or body.get("max_tokens")
-        return asked if isinstance(asked, int) else None
+        return max_tokens(self.request["body"])
 
     def to_model(self, name: str) -> Self:
         """Return the order, to be served by the model of that name."""

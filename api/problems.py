@@ -6,19 +6,26 @@
     ├── MalformedJson           400     malformed_json
     ├── BrokenBody              400     broken_body
     ├── BadIdempotencyKey       400     bad_idempotency_key
+    ├── EngineRefused           400     invalid_request
+    ├── NotBackground           400     not_background
     ├── Unauthorized            401     unauthorized
     ├── InvalidKey              401     invalid_api_key
     ├── Forbidden               403     forbidden
     ├── TierForbidden           403     tier_not_allowed
     ├── ModelForbidden          403     model_not_allowed
     ├── JobNotFound             404     job_not_found
+    ├── ModelNotFound           404     model_not_found
+    ├── ResponseNotFound        404     response_not_found
     ├── JobEnded                409     job_ended               final
+    ├── JobCanceled             409     job_canceled            final
+    ├── JobStopping             409     job_stopping            Retry-After
     ├── NotRequeueable          409     not_requeueable         final
     ├── NoDeadLetter            409     not_dead_letter         final
     ├── IdempotencyKeyReused    409     idempotency_key_reused  final
     ├── BodyTooLarge            413     body_too_large
     ├── NotJson                 415     not_json
     ├── Invalid                 422     invalid_request
+    │   ├── UnknownModel        422     invalid_request         404 model_not_found at OpenAI's
     │   └── ContextExceeded     422     context_length_exceeded
     ├── TooLate                 429     deadline_unreachable    Retry-After
     ├── QueueFull               429     queue_full              Retry-After
@@ -26,31 +33,22 @@
     ├── OverLimit               429     request_too_large       final
     ├── InternalError           500     internal_error          final
     ├── JobUnreadable           500     job_unreadable          final
+    ├── JobFailed               500     that of the failure     final
+    ├── StreamInterrupted       500     stream_interrupted      final
     ├── TenantUnreadable        503     tenant_unreadable       Retry-After
     ├── RedisUnavailable        503     redis_unavailable       Retry-After
     ├── NotReady                503     not_ready               Retry-After
-    └── NoRoomToWait            503     no_room_to_wait         Retry-After
+    ├── NoRoomToWait            503     no_room_to_wait         Retry-After
+    ├── StillRunning            504     still_running           final
+    └── JobExpired              504     expired                 final
 
-The body is application/problem+json (RFC 9457) with two members more: `errors`, one entry per
-invalid field, and `error`, the same as OpenAI's SDKs read it. No body repeats what a client sent:
-prompts would leak into logs. "Final" problems carry `x-should-retry: false`, because those SDKs
-repeat 409 and 5xx by themselves.
+"Final" problems carry `x-should-retry: false`, because OpenAI's SDKs repeat 409 and 5xx by
+themselves. `api.problem_answers` makes responses of them.
 """
 
-import json
-import logging
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, ClassVar, TypedDict
-
-from flask import Flask, Response
-from gunicorn.http.errors import NoMoreData, ParseException
-from werkzeug.exceptions import HTTPException
-
-from config.connections import UNAVAILABLE
-from scheduler.jobs import UnknownJob
-
-logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 1
 
@@ -69,7 +67,7 @@ class Problem(Exception):
     """A request ends with an error; `detail` tells its sender what happened and what to do."""
 
     status: ClassVar[HTTPStatus]
-    code: ClassVar[str]
+    code: str
     title: ClassVar[str]
     headers: ClassVar[Mapping[str, str]] = {}
 
@@ -125,6 +123,20 @@ class BadIdempotencyKey(Problem):
     title = "The Idempotency-Key cannot be used"
 
 
+class EngineRefused(Problem):
+    """The engine cannot serve the request as it is."""
+
+    status, code = HTTPStatus.BAD_REQUEST, "invalid_request"
+    title = "The model cannot serve this request"
+
+
+class NotBackground(Problem):
+    """The response was not made in the background."""
+
+    status, code = HTTPStatus.BAD_REQUEST, "not_background"
+    title = "The response was not created with background"
+
+
 class Unauthorized(Problem):
     """User name or password is missing or wrong."""
 
@@ -171,12 +183,42 @@ class JobNotFound(Problem):
     title = "There is no such job"
 
 
+class ModelNotFound(Problem):
+    """No worker announced a model of that name."""
+
+    status, code = HTTPStatus.NOT_FOUND, "model_not_found"
+    title = "There is no such model"
+
+
+class ResponseNotFound(Problem):
+    """There is no stored response of that id."""
+
+    status, code = HTTPStatus.NOT_FOUND, "response_not_found"
+    title = "There is no such response"
+
+
 class JobEnded(Problem):
     """The job has ended, so it cannot be canceled."""
 
     status, code = HTTPStatus.CONFLICT, "job_ended"
     title = "The job has already ended"
     headers = _FINAL
+
+
+class JobCanceled(Problem):
+    """Somebody cancelled the job that was waited for."""
+
+    status, code = HTTPStatus.CONFLICT, "job_canceled"
+    title = "The job was canceled"
+    headers = _FINAL
+
+
+class JobStopping(Problem):
+    """The job's worker was told to stop it, and has not yet."""
+
+    status, code = HTTPStatus.CONFLICT, "job_stopping"
+    title = "The job is being stopped"
+    headers = _RETRY
 
 
 class NotRequeueable(Problem):
@@ -225,6 +267,10 @@ class Invalid(Problem):
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
         super().__init__("; ".join(f"{e['field']}: {e['message']}" for e in errors), errors=errors)
+
+
+class UnknownModel(Invalid):
+    """Nothing serves the model that is asked for."""
 
 
 class ContextExceeded(Invalid):
@@ -287,6 +333,26 @@ class TenantUnreadable(Problem):
     headers = _RETRY
 
 
+class JobFailed(Problem):
+    """The job failed for good; `code` is its failure's."""
+
+    status, code = HTTPStatus.INTERNAL_SERVER_ERROR, "job_failed"
+    title = "The job failed"
+    headers = _FINAL
+
+    def __init__(self, code: str, detail: str, **members: Any) -> None:
+        super().__init__(detail, **members)
+        self.code = code
+
+
+class StreamInterrupted(Problem):
+    """Another attempt at the job says something else than the client already has."""
+
+    status, code = HTTPStatus.INTERNAL_SERVER_ERROR, "stream_interrupted"
+    title = "The stream was interrupted"
+    headers = _FINAL
+
+
 class RedisUnavailable(Problem):
     """Redis does not answer."""
 
@@ -311,90 +377,17 @@ class NoRoomToWait(Problem):
     headers = _RETRY
 
 
-def register(app: Flask) -> None:
-    """Answer every error of `app` with a problem."""
-    app.register_error_handler(Problem, _respond)
-    app.register_error_handler(HTTPException, _from_werkzeug)
-    app.register_error_handler(UnknownJob, job_not_found)
-    app.register_error_handler(ParseException, _broken_body)
-    app.register_error_handler(NoMoreData, _broken_body)
-    for error in UNAVAILABLE:
-        app.register_error_handler(error, _redis_down)
-    app.register_error_handler(Exception, _unforeseen)
+class StillRunning(Problem):
+    """The job did not end while its request waited; it goes on."""
+
+    status, code = HTTPStatus.GATEWAY_TIMEOUT, "still_running"
+    title = "The job has not ended yet"
+    headers = _FINAL
 
 
-def _respond(problem: Problem) -> Response:
-    headers = {**problem.headers}
-    if problem.retry_after_s is not None:
-        headers["Retry-After"] = str(problem.retry_after_s)
-    return _response(body_of(problem), headers)
+class JobExpired(Problem):
+    """The job did not make its deadline."""
 
-
-def body_of(problem: Problem) -> dict[str, Any]:
-    """Return the body that a response with `problem` has."""
-    body = {
-        "type": f"urn:problem-type:slalom:{problem.code}",
-        "title": problem.title,
-        "status": int(problem.status),
-        "detail": problem.detail,
-        **problem.members,
-    }
-    if problem.instance:
-        body["instance"] = problem.instance
-    if problem.errors:
-        body["errors"] = problem.errors
-    param = problem.errors[0]["field"] if problem.errors else None
-    return _with_error(body, problem.code, param)
-
-
-def _from_werkzeug(error: HTTPException) -> Response:
-    """Keep the headers that belong to the error, such as 405's Allow."""
-    status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
-    body = {
-        "type": "about:blank",
-        "title": status.phrase,
-        "status": int(status),
-        "detail": error.description or status.phrase,
-    }
-    ours = {"content-type", "content-length"}
-    headers = {name: value for name, value in error.get_headers() if name.lower() not in ours}
-    code = status.phrase.lower().replace(" ", "_")
-    return _response(_with_error(body, code, None), headers)
-
-
-def _with_error(body: dict[str, Any], code: str, param: str | None) -> dict[str, Any]:
-    """Return the body with the member that OpenAI's SDKs read."""
-    kind = _kind(body["status"])
-    error = {"message": body["detail"], "type": kind, "param": param, "code": code}
-    return {**body, "error": error}
-
-
-def _response(body: dict[str, Any], headers: Mapping[str, str]) -> Response:
-    status = body["status"]
-    return Response(json.dumps(body), status, headers, mimetype="application/problem+json")
-
-
-def _kind(status: int) -> str:
-    """Return OpenAI's word for such errors."""
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        return "rate_limit_error"
-    return "server_error" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "invalid_request_error"
-
-
-def job_not_found(error: Exception) -> Response:
-    """Answer an error that says that there is no job of an id."""
-    return _respond(JobNotFound("there is no job of this id: it never was, or it has expired"))
-
-
-def _broken_body(error: Exception) -> Response:
-    return _respond(BrokenBody("the body breaks off, or its chunks are none: send it again"))
-
-
-def _redis_down(error: Exception) -> Response:
-    logger.warning("redis unavailable", extra={"event": "redis.unavailable", "error": error})
-    return _respond(RedisUnavailable("Redis does not answer; try again"))
-
-
-def _unforeseen(error: Exception) -> Response:
-    logger.error("request failed", exc_info=error, extra={"event": "request.failed"})
-    return _respond(InternalError("the service failed; the cause is in its log"))
+    status, code = HTTPStatus.GATEWAY_TIMEOUT, "expired"
+    title = "The job missed its deadline"
+    headers = _FINAL

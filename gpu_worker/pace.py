@@ -17,7 +17,7 @@ from gpu_worker.endings import Ending, Finished
 from scheduler.claim import Claim
 from scheduler.jobs import FIRST_TOKEN_AT, FUNCTION
 from scheduler.rates import MEMORY_S, NO_TIER, TierRates, WorkerRates
-from scheduler.work import actual
+from scheduler.work import actual, max_tokens
 
 MOST_SCORES = 50
 """Of one report: neighbours are late together, and a memory of many reports says more."""
@@ -48,7 +48,8 @@ class Pace:
         if claim.job.func_name != FUNCTION or not isinstance(ending, Finished):
             return
         usage = ending.value.get("usage") or {}
-        prompt, output = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+        prompt = usage.get("prompt_tokens") or usage.get("input_tokens") or 0
+        output = usage.get("completion_tokens") or usage.get("output_tokens") or 0
         self._learn_tier(claim, output)
         work = actual(prompt, output)
         if claim.place:
@@ -98,7 +99,7 @@ class Pace:
         tier = self._rates.tiers.setdefault(known, TierRates())
         tier.output.add(output)
         body: dict[str, Any] = job.args[0]["body"]
-        if asked := body.get("max_completion_tokens") or body.get("max_tokens"):
+        if asked := max_tokens(body):
             tier.share.add(output / asked, asked)
         if first := job.meta.get(FIRST_TOKEN_AT):
             first_at = datetime.fromisoformat(first)

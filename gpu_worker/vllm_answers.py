@@ -38,6 +38,9 @@ def whole(parts: Assembly, *, with_ids: bool) -> dict[str, Any] | None:
     Chunks that repeat the prompt tell its ids, which a response does only where they are wanted.
     """
     body = parts.response()
+    if "response" in body:  # of the Responses API, whose last event has it
+        made: dict[str, Any] = body["response"]
+        return made
     if not body["choices"]:
         return None
     for choice in body["choices"] if not with_ids else ():

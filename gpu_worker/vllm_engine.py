@@ -44,6 +44,7 @@ from gpu_worker.vllm_answers import (
     validated,
     whole,
 )
+from gpu_worker.vllm_endpoints import more_endpoints
 from gpu_worker.vllm_flags import GATE, parse_flags, prepare_environment
 from gpu_worker.vllm_runs import Run, current_run, make_llm
 from scheduler.chunks import Assembly
@@ -271,7 +272,7 @@ def _endpoints(state: Any) -> dict[str, tuple[Any, Any]]:
         endpoints["/v1/chat/completions"] = (ChatCompletionRequest, chat.create_chat_completion)
     if completion := getattr(state, "openai_serving_completion", None):
         endpoints["/v1/completions"] = (CompletionRequest, completion.create_completion)
-    return endpoints
+    return {**endpoints, **more_endpoints(state)}
 
 
 def _has_one_prompt(request: Request) -> bool:

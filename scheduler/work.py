@@ -6,6 +6,7 @@ tenth of one written.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from scheduler.rates import TierRates
 PROMPT_TOKEN = 0.1
 CHARACTERS_PER_TOKEN = 4
 UNKNOWN_OUTPUT = 256.0
+MAX_TOKENS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+"""What endpoints call the tokens of output that are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Size:
 def size(request: Request, learnt: TierRates | None = None) -> Size:
     """Return what to expect of `request`, by what workers measured of its tier."""
     body = request["body"]
-    output, deviation = _output(_max_tokens(body), learnt or TierRates())
+    output, deviation = _output(max_tokens(body), learnt or TierRates())
     prompt = len(_prompt(body)) / CHARACTERS_PER_TOKEN
     return Size(max(1, round(actual(prompt, output))), output, deviation)
 
@@ -39,6 +42,12 @@ def actual(prompt_tokens: float, output_tokens: float) -> float:
     return PROMPT_TOKEN * prompt_tokens + output_tokens
 
 
+def max_tokens(body: Mapping[str, Any]) -> int | None:
+    """Return the tokens of output that a request asks for, by whichever name; None if by none."""
+    asked = next((body[name] for name in MAX_TOKENS if body.get(name)), None)
+    return asked if isinstance(asked, int) and asked > 0 else None
+
+
 def _output(max_tokens: int | None, learnt: TierRates) -> tuple[float, float]:
     if max_tokens is None:
         return learnt.output.mean or UNKNOWN_OUTPUT, math.sqrt(learnt.output.variance)
@@ -46,16 +55,11 @@ def _output(max_tokens: int | None, learnt: TierRates) -> tuple[float, float]:
     return share * max_tokens, math.sqrt(learnt.share.variance) * max_tokens
 
 
-def _max_tokens(body: dict[str, Any]) -> int | None:
-    asked = body.get("max_completion_tokens") or body.get("max_tokens")
-    return asked if isinstance(asked, int) and asked > 0 else None
-
-
 def _prompt(body: dict[str, Any]) -> str:
-    """Return the text of a prompt or of all messages."""
+    """Return the text of a prompt, of all messages, or of an input."""
     if isinstance(prompt := body.get("prompt"), str):
         return prompt
-    messages = body.get("messages")
+    messages = body.get("messages") or body.get("input")
     if not isinstance(messages, list):
-        return ""
+        return messages if isinstance(messages, str) else ""
     return "".join(str(m.get("content") or "") for m in messages if isinstance(m, dict))
