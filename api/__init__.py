@@ -10,6 +10,8 @@ jobs           submit, look at, cancel a job
 bulk           many jobs in one request
 job_list       a tenant's jobs, latest first
 idempotency    the `Idempotency-Key` header
+files          upload, list, read, delete files (file_schemas, multipart)
+batches        many requests in one file (batch_schemas)
 job_events     follow a job: its states and its tokens, as they come
 hub            the one subscription of a process, and whom it tells
 waiting        requests that wait for their job to end

@@ -9,10 +9,12 @@ Everything a request needs is in one `Context`, handed to the routes. The server
 from flask import Flask
 
 from api import access_log, auth, catalogue, cors, problem_answers, security, tenancy
+from api.batches import BatchRoutes
 from api.bulk import Bulk
 from api.context import Context
 from api.dead_letters import DeadLetterRoutes
 from api.docs import Docs
+from api.files import FileRoutes
 from api.job_events import JobEvents
 from api.job_list import JobLists
 from api.jobs import Jobs
@@ -43,6 +45,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(JobLists(context).blueprint())
     app.register_blueprint(JobEvents(context).blueprint())
     app.register_blueprint(DeadLetterRoutes(context).blueprint())
+    app.register_blueprint(FileRoutes(context).blueprint())
+    app.register_blueprint(BatchRoutes(context).blueprint())
     app.register_blueprint(Operations(context).blueprint())
     app.register_blueprint(Queues(context).blueprint())
     app.register_blueprint(ModelRoutes(context).blueprint())

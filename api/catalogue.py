@@ -4,9 +4,11 @@ A new group adds its own list here and its blueprint in `api.app`; a test holds 
 """
 
 from api import (
+    batches,
     bulk,
     dead_letters,
     docs,
+    files,
     job_events,
     job_list,
     jobs,
@@ -26,6 +28,8 @@ ROUTES = (
     *responses.ROUTES,
     *models.ROUTES,
     *dead_letters.ROUTES,
+    *files.ROUTES,
+    *batches.ROUTES,
     *operations.ROUTES,
     *queues.ROUTES,
     *docs.ROUTES,

@@ -22,7 +22,7 @@ from rq.exceptions import NoSuchJobError
 from rq_dashboard.web import blueprint
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
-from api import access_log, dashboard_views
+from api import access_log, dashboard_views, problem_answers
 from api.problems import Forbidden, Unauthorized
 from config import connections, logs
 from config.settings import Settings, load, mask_url

@@ -5,6 +5,7 @@
     ├── BadCursor               400     bad_cursor
     ├── MalformedJson           400     malformed_json
     ├── BrokenBody              400     broken_body
+    ├── MalformedForm           400     malformed_form
     ├── BadIdempotencyKey       400     bad_idempotency_key
     ├── EngineRefused           400     invalid_request
     ├── NotBackground           400     not_background
@@ -16,14 +17,18 @@
     ├── JobNotFound             404     job_not_found
     ├── ModelNotFound           404     model_not_found
     ├── ResponseNotFound        404     response_not_found
+    ├── FileMissing             404     file_not_found
+    ├── BatchMissing            404     batch_not_found
     ├── JobEnded                409     job_ended               final
     ├── JobCanceled             409     job_canceled            final
     ├── JobStopping             409     job_stopping            Retry-After
     ├── NotRequeueable          409     not_requeueable         final
     ├── NoDeadLetter            409     not_dead_letter         final
+    ├── BatchEnded              409     batch_ended             final
     ├── IdempotencyKeyReused    409     idempotency_key_reused  final
     ├── BodyTooLarge            413     body_too_large
     ├── NotJson                 415     not_json
+    ├── NotMultipart            415     not_multipart
     ├── Invalid                 422     invalid_request
     │   ├── UnknownModel        422     invalid_request         404 model_not_found at OpenAI's
     │   └── ContextExceeded     422     context_length_exceeded
@@ -31,6 +36,7 @@
     ├── QueueFull               429     queue_full              Retry-After
     ├── LimitReached            429     rate_limit_exceeded     Retry-After
     ├── OverLimit               429     request_too_large       final
+    ├── TooManyStored           429     too_many_stored         final
     ├── InternalError           500     internal_error          final
     ├── JobUnreadable           500     job_unreadable          final
     ├── JobFailed               500     that of the failure     final
@@ -116,6 +122,13 @@ class BrokenBody(Problem):
     title = "The body cannot be read"
 
 
+class MalformedForm(Problem):
+    """The body is no form with one file."""
+
+    status, code = HTTPStatus.BAD_REQUEST, "malformed_form"
+    title = "The body is not a valid form"
+
+
 class BadIdempotencyKey(Problem):
     """The Idempotency-Key cannot be used."""
 
@@ -197,6 +210,20 @@ class ResponseNotFound(Problem):
     title = "There is no such response"
 
 
+class FileMissing(Problem):
+    """There is no file of that id."""
+
+    status, code = HTTPStatus.NOT_FOUND, "file_not_found"
+    title = "There is no such file"
+
+
+class BatchMissing(Problem):
+    """There is no batch of that id."""
+
+    status, code = HTTPStatus.NOT_FOUND, "batch_not_found"
+    title = "There is no such batch"
+
+
 class JobEnded(Problem):
     """The job has ended, so it cannot be canceled."""
 
@@ -237,6 +264,14 @@ class NoDeadLetter(Problem):
     headers = _FINAL
 
 
+class BatchEnded(Problem):
+    """The batch has ended, so it cannot be cancelled."""
+
+    status, code = HTTPStatus.CONFLICT, "batch_ended"
+    title = "The batch has already ended"
+    headers = _FINAL
+
+
 class IdempotencyKeyReused(Problem):
     """The key was used before, for another request."""
 
@@ -257,6 +292,13 @@ class NotJson(Problem):
 
     status, code = HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "not_json"
     title = "The content type must be application/json"
+
+
+class NotMultipart(Problem):
+    """The content type is not that of a form with files."""
+
+    status, code = HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "not_multipart"
+    title = "The content type must be multipart/form-data"
 
 
 class Invalid(Problem):
@@ -306,6 +348,13 @@ class OverLimit(Problem):
 
     status, code = HTTPStatus.TOO_MANY_REQUESTS, "request_too_large"
     title = "The job is larger than a limit"
+
+
+class TooManyStored(Problem):
+    """The tenant keeps as many files as it may, or has as many batches in progress."""
+
+    status, code = HTTPStatus.TOO_MANY_REQUESTS, "too_many_stored"
+    title = "There are too many already"
     headers = _FINAL
 
 

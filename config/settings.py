@@ -92,6 +92,20 @@ class Settings(BaseSettings):
     )
     max_wait_s: int = Field(30, ge=1, description="longest `Prefer: wait`, the sync objective")
 
+    max_file_bytes: int = Field(
+        100 << 20, ge=1024, le=1 << 30, description="largest file that may be uploaded"
+    )
+    file_ttl_s: int = Field(
+        30 * 86_400,
+        ge=3600,
+        le=365 * 86_400,
+        description="seconds that uploaded files, results of batches and ended batches are kept",
+    )
+    max_batch_lines: int = Field(50_000, ge=1, le=1_000_000, description="lines of one batch")
+    batch_ahead: int = Field(
+        1000, ge=1, le=100_000, description="jobs of one batch that are queued or run at a time"
+    )
+
     dashboard_bind: str = Field("127.0.0.1", description="address the dashboard binds")
     dashboard_port: Port = Field(9181, description="port the dashboard binds")
     dashboard_user: str = Field("slalom", description="user name of the dashboard")

@@ -18,6 +18,17 @@ rescue      jobs of dead workers go back to their queue, or become dead letters
 workers     who serves which queue
 starting    who soon will
 models      what the workers serve
+files       what is uploaded for batches and what they leave, in pieces
+listing     pages of what a tenant has
+batches     many requests in one file, as their tenant sees them
+  batch_record      all that is kept of one, and the one way of changing it
+  batch_lines       its input, line by line
+  batch_inspection  the first look at all of it
+  batch_steps       what is next to be done
+  batch_advance     one step of one whose jobs are under way
+  batch_results     how its jobs ended, as lines
+  batch_drafts      its result files in the making
+  batch_keeper      the thread that works batches off
 maintenance the process that does the periodic duties
 autoscaler  the process that adds and drains workers
 keys, lua/  every Redis key and every script

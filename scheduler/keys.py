@@ -61,6 +61,18 @@ Ours:
                                         last minute; expires with it
     slalom:open:{tenant}:{tier}  zset   "{job}:{tokens}" of jobs that have not ended -> accepted at
     slalom:open:{tenant}       hash     tier -> the tokens of those jobs together
+    slalom:file:{file}            hash    a file's record: scheduler.files
+    slalom:file:{file}:{n}        string  its n-th piece, compressed
+    slalom:files:{tenant}         zset    file id -> created_at (epoch s)
+    slalom:batch:{batch}          hash    a batch's record: scheduler.batches
+    slalom:batch:{batch}:lease    string  who works on it for now: scheduler.batch_keeper
+    slalom:batch:{batch}:open     hash    line -> custom_id (JSON), where a job has it
+    slalom:batch:{batch}:doubled  string  bitmap of lines whose custom_id an earlier line has
+    slalom:batch:{batch}:out      string  the end of its output, until that makes a piece
+    slalom:batch:{batch}:err      string  the same of its error file
+    slalom:batches                zset    batch id -> created_at, of those that have not ended
+    slalom:batches:of:{tenant}    zset    batch id -> created_at, of all that are kept
+    slalom:batches:active:{tenant}  set   batch ids, of those that have not ended
 
 Jobs leave the two zsets when they succeed or are cancelled; what ended otherwise is dropped when
 its turn to be looked at comes.
@@ -81,6 +93,7 @@ LISTED = "slalom:listed"
 MODELS = "slalom:models"
 TENANTS = "slalom:tenants"
 API_KEYS = "slalom:api-keys"
+BATCHES = "slalom:batches"
 
 RQ_GRACE_S = 60
 """How far behind the lease deadline the started registry's score lies: RQ's own clean-up (which `rq
@@ -196,6 +209,36 @@ def open_tokens(tenant: str) -> str:
 def events(job_id: str) -> str:
     """Return the key of what is kept of a job's output as it comes."""
     return f"slalom:events:{job_id}"
+
+
+def file(file_id: str) -> str:
+    """Return the key of a file's record."""
+    return f"slalom:file:{file_id}"
+
+
+def piece(file_id: str, number: int) -> str:
+    """Return the key of a piece of a file, counted from 0."""
+    return f"slalom:file:{file_id}:{number}"
+
+
+def files_of(tenant: str) -> str:
+    """Return the key of the index of a tenant's files."""
+    return f"slalom:files:{tenant}"
+
+
+def batch(batch_id: str, part: str = "") -> str:
+    """Return the key of a batch's record, or of a part: lease, open, doubled, out, err."""
+    return f"slalom:batch:{batch_id}:{part}" if part else f"slalom:batch:{batch_id}"
+
+
+def batches_of(tenant: str) -> str:
+    """Return the key of the index of a tenant's batches."""
+    return f"slalom:batches:of:{tenant}"
+
+
+def active_batches_of(tenant: str) -> str:
+    """Return the key of the batches of a tenant that have not ended."""
+    return f"slalom:batches:active:{tenant}"
 
 
 _PART = re.compile(rb"^-- with (\w+)$", re.MULTILINE)

@@ -9,6 +9,7 @@ schedule     retries and scheduled jobs when due     a tenant's scheduler.fair_s
 registries   ended jobs past their time              RQ's clean-up
 lists        jobs that are gone, in tenants' lists   scheduler.job_pages
 sweep        tenants' open jobs that are gone        scheduler.open_jobs
+batches      what files of requests ask for          scheduler.batch_keeper, in a thread
 
 python -m scheduler.maintenance
 """
@@ -30,11 +31,16 @@ from config import connections, daemon
 from config.settings import Settings
 from config.tiers import Promotion
 from scheduler import expiry, job_pages, keys
+from scheduler.batch_advance import Means
+from scheduler.batch_allowance import TenantAllowance
+from scheduler.batch_keeper import BatchKeeper
+from scheduler.batch_lines import MAX_CUSTOM_ID
 from scheduler.expiry import expire
 from scheduler.fair_share import requeue_due
 from scheduler.open_jobs import Sweep
 from scheduler.promotion import promote
 from scheduler.rescue import rescue
+from scheduler.submit import Submitter
 
 logger = logging.getLogger("scheduler.maintenance")
 
@@ -169,9 +175,29 @@ def run(settings: Settings, stop: threading.Event) -> None:
         "maintenance started",
         extra={"event": "maintenance.started", "queues": ",".join(maintenance.queues)},
     )
+    keeper = _keeper(settings)
+    batches = threading.Thread(target=keeper.run, args=(stop,), name="batches", daemon=True)
+    batches.start()
     while not stop.wait(TICK_S):
         maintenance.upkeep()
     maintenance.close()
+    batches.join()
+
+
+def _keeper(settings: Settings) -> BatchKeeper:
+    connection, tiers = connections.commands(settings.redis), settings.tiers()
+    means = Means(
+        connection,
+        Submitter(connection, tiers),
+        tiers,
+        settings.served_model,
+        ahead=settings.batch_ahead,
+        max_lines=settings.max_batch_lines,
+        max_line_bytes=settings.max_body_bytes + MAX_CUSTOM_ID,
+        record_ttl_s=settings.file_ttl_s,
+        allowance=TenantAllowance(connection, tiers),
+    )
+    return BatchKeeper(means, connections.listener(settings.redis))
 
 
 if __name__ == "__main__":
