@@ -6,7 +6,7 @@ objectives.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,6 +25,30 @@ from scheduler.tenants import ANYBODY, Tenant
 logger = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class Lines:
+    """What stands before jobs that a tenant sends together: each stands before those behind it."""
+
+    estimator: Estimator
+    tenant: Tenant = ANYBODY
+    _seen: dict[str, Line] = field(default_factory=dict, init=False)
+    _joined: list[tuple[str, int]] = field(default_factory=list, init=False)
+
+    def of(self, queue: str) -> Line:
+        """Return what stands before the next of them, if it comes to `queue`."""
+        if queue not in self._seen:
+            line = self.estimator.look(queue, self.tenant)
+            for other, work in self._joined:
+                line = line.joined(other, work)
+            self._seen[queue] = line
+        return self._seen[queue]
+
+    def join(self, queue: str, work: int) -> None:
+        """Note that one of them will come to `queue`, with so much work."""
+        self._joined.append((queue, work))
+        self._seen = {name: line.joined(queue, work) for name, line in self._seen.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Door:
     """Admits jobs, and says of those that wait what is in store for them."""
@@ -32,17 +56,15 @@ class Door:
     tiers: TierTable
     estimator: Estimator
 
-    def admit(
-        self, order: Order, tenant: Tenant = ANYBODY, lines: dict[str, Line] | None = None
-    ) -> Admitted:
-        """Return how the job may come; TooLate if it would be in vain, QueueFull without room.
+    def lines(self, tenant: Tenant) -> Lines:
+        """Return the lines before jobs of `tenant`."""
+        return Lines(self.estimator, tenant)
 
-        It comes behind those in `lines`, by queue; a line that is missing there is added.
-        """
-        lines = {} if lines is None else lines
-        decision = self._decide(order.tier, order, tenant, lines)
+    def admit(self, order: Order, lines: Lines) -> Admitted:
+        """Return how the job may come; TooLate if it would be in vain, QueueFull without room."""
+        decision = self._decide(order.tier, order, lines)
         if not isinstance(decision, Admitted) and order.fallback_tier:
-            decision = self._decide(order.fallback_tier, order, tenant, lines)
+            decision = self._decide(order.fallback_tier, order, lines)
         if isinstance(decision, Refused):
             extra = {"event": "job.refused", "tier": order.tier, "earliest_s": decision.earliest_s}
             logger.info("job refused", extra=extra)
@@ -62,11 +84,9 @@ class Door:
             return Expectation()
         return Expectation.of(outlook, at_risk=at_risk(of_job(job), outlook))
 
-    def _decide(self, tier: str, order: Order, tenant: Tenant, lines: dict[str, Line]) -> Decision:
-        queue = self.tiers.tiers[tier].queue
-        if queue not in lines:
-            lines[queue] = self.estimator.look(queue, tenant)
-        outlook = self.estimator.before(order.request, tier, lines[queue])
+    def _decide(self, tier: str, order: Order, lines: Lines) -> Decision:
+        line = lines.of(self.tiers.tiers[tier].queue)
+        outlook = self.estimator.before(order.request, tier, line)
         if no_room := full(tier, self.tiers.tiers[tier].limits, outlook):
             return no_room
         return decide(tier, order.deadlines(self.tiers, outlook.at, tier), outlook)

@@ -15,7 +15,7 @@ from redis import Redis
 from rq.job import Job
 
 from api import idempotency
-from api.door import Door
+from api.door import Door, Lines
 from api.order import Order
 from api.problems import Problem, RedisUnavailable, UnknownModel
 from api.prompt_length import PromptLength
@@ -24,7 +24,6 @@ from api.tenancy import Tenancy
 from config.connections import UNAVAILABLE
 from scheduler.admission import Admitted
 from scheduler.limits import Charge
-from scheduler.line import Line
 from scheduler.models import Lengths
 from scheduler.once import Once
 from scheduler.submit import Submission, Submitter
@@ -79,7 +78,7 @@ class Intake:
         with idempotency.conflicts():
             if once:
                 once.check(self.connection)
-            weighed = self._weigh(order, tenant, job_id=job_id)
+            weighed = self._weigh(order, tenant, job_id=job_id, lines=self.door.lines(tenant))
             try:
                 job = self.submitter.make(weighed.submission, once)
             except UNAVAILABLE as error:
@@ -130,7 +129,7 @@ class Intake:
 
     def _weigh_all(self, orders: Sequence[Order], tenant: Tenant) -> list[_Weighed | Problem]:
         """Return how each order may come behind those before it."""
-        lines, weighed = dict[str, Line](), list[_Weighed | Problem]()
+        lines, weighed = self.door.lines(tenant), list[_Weighed | Problem]()
         for order in orders:
             try:
                 entry = self._weigh(order, tenant, job_id=str(uuid4()), lines=lines)
@@ -139,7 +138,7 @@ class Intake:
                 continue
             weighed.append(entry)
             queue = self.submitter.tiers.tiers[entry.admitted.tier].queue
-            lines[queue] = lines[queue].joined(entry.admitted.outlook.size.work)
+            lines.join(queue, entry.admitted.outlook.size.work)
         return weighed
 
     def _weigh(
@@ -148,12 +147,12 @@ class Intake:
         tenant: Tenant,
         *,
         job_id: str,
-        lines: dict[str, Line] | None = None,
+        lines: Lines,
     ) -> _Weighed:
         """Return how an order may come; its tenant is charged for it."""
         self.tenancy.permit(order, tenant)
         order, prompt_tokens = self._for_a_model(order, tenant)
-        admitted = self.door.admit(order, tenant, lines)
+        admitted = self.door.admit(order, lines)
         charge = self.tenancy.charge(
             order, tenant, admitted, job_id=job_id, prompt_tokens=prompt_tokens
         )

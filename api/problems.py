@@ -348,6 +348,7 @@ class OverLimit(Problem):
 
     status, code = HTTPStatus.TOO_MANY_REQUESTS, "request_too_large"
     title = "The job is larger than a limit"
+    headers = _FINAL
 
 
 class TooManyStored(Problem):

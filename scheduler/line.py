@@ -137,11 +137,12 @@ class Line:
         _, work = self._passed_by(own, mean_work)
         return above + own + work
 
-    def joined(self, work: int) -> Self:
-        """Return the line once the job that was about to come has, with so much work."""
+    def joined(self, queue: str, work: int) -> Self:
+        """Return the line once a job of the same tenant has come to `queue`, with so much work."""
+        queues = [_longer(view, work) if view.name == queue else view for view in self.queues]
+        if queues[self.own].name != queue:
+            return replace(self, queues=queues)
         stand = self.stand and _longer(self.stand, work)
-        queues = list(self.queues)
-        queues[self.own] = _longer(queues[self.own], work)
         index = (stand or queues[self.own]).waiting
         return replace(self, queues=queues, stand=stand, index=index)
 

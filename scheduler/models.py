@@ -45,9 +45,10 @@ class Lengths:
     _read_at: float = field(default=-FRESH_S, init=False)
 
     def of(self, name: str) -> dict[str, int]:
-        """Return what was announced a second ago at most; if `name` is not in it, what is now."""
+        """Return what was announced a second ago; what is now, if others than `name` were then."""
         now = time.monotonic()
-        if name not in self._known or now - self._read_at > FRESH_S:
+        is_unknown = bool(self._known) and name not in self._known
+        if is_unknown or now - self._read_at > FRESH_S:
             self._known = {m.name: m.max_model_len for m in announced(self.connection)}
             self._read_at = now
         return self._known

@@ -202,7 +202,7 @@ def test_what_cannot_be_queued_is_given_back(
         passwords=["+p"],
         keys=["*"],
         channels=["*"],
-        commands=["+@all", "-rpush"],
+        commands=["+@all", "-eval"],
     )
     url = redis_url.replace("redis://", "redis://bound:p@")
     app = create_app(settings.model_copy(update={"redis_url": url}))

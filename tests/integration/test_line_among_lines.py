@@ -71,7 +71,8 @@ def test_one_that_is_about_to_come_is_told_of_its_own_line(
     high = line.look(connection, QUEUES, "high")
     assert high.queues[1].waiting == 45
     estimator = Estimator(connection, tiers)
-    told = [estimator.before(request(5), "batch", Tenant(name)) for name in ("bob", "acme")]
+    lines = [estimator.look("low", Tenant(name)) for name in ("bob", "acme")]
+    told = [estimator.before(request(5), "batch", line) for line in lines]
     assert [outlook.position for outlook in told] == [0, 45]
 
 
