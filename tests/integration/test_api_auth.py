@@ -1,9 +1,6 @@
 """API keys over HTTP: who may come, and what is said to those who may not."""
 
-from collections.abc import Iterator
-
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
 from redis import Redis
 
@@ -19,24 +16,12 @@ Headers = dict[str, str]
 ELSEWHERE = {"REMOTE_ADDR": "203.0.113.9"}
 
 
-@pytest.fixture
-def app(settings: Settings) -> Iterator[Flask]:
-    app = create_app(settings)
-    yield app
-    app.extensions["on_stop"]()
-
-
-@pytest.fixture
-def client(app: Flask) -> FlaskClient:
-    return app.test_client()
-
-
 def test_without_tenants_this_machine_needs_no_key(client: FlaskClient) -> None:
     assert submit(client, {}).status_code == 202
     assert submit(client, bearer("whatever an SDK sends")).status_code == 202
     assert client.get("/v1/dead-letters").status_code == 200
     mapped = {"REMOTE_ADDR": "::ffff:127.0.0.1"}
-    assert client.get("/v1/models", environ_base=mapped).status_code == 200
+    assert client.get("/v1/jobs", environ_base=mapped).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -67,9 +52,9 @@ def test_probes_need_no_key_and_a_key_works_from_anywhere(
 
     assert client.get("/healthz", environ_base=ELSEWHERE).status_code == 200
     assert client.get("/readyz", environ_base=ELSEWHERE).status_code == 503  # no worker
-    assert client.get("/v1/models", environ_base=ELSEWHERE, headers=acme).status_code == 200
+    assert client.get("/v1/jobs", environ_base=ELSEWHERE, headers=acme).status_code == 200
     key = {"X-API-Key": acme["Authorization"].removeprefix("Bearer ")}
-    assert client.get("/v1/models", headers=key).status_code == 200
+    assert client.get("/v1/jobs", headers=key).status_code == 200
     assert client.options("/v1/jobs").status_code == 200
     assert client.options("/v1/dead-letters").status_code == 200
 
@@ -93,7 +78,7 @@ def test_probes_need_no_key_and_a_key_works_from_anywhere(
         ("POST", "/v1/jobs"),
         ("GET", "/v1/jobs/any"),
         ("DELETE", "/v1/jobs/any"),
-        ("GET", "/v1/models"),
+        ("GET", "/v1/jobs"),
         ("GET", "/v1/dead-letters"),
         ("GET", "/v1/nothing"),
     ],
@@ -114,12 +99,12 @@ def test_a_key_that_is_revoked_is_refused_from_the_next_request_on(
 ) -> None:
     old = customer(connection, "acme")
     new = bearer(api_keys.create(connection, "acme"))
-    assert {client.get("/v1/models", headers=key).status_code for key in (old, new)} == {200}
+    assert {client.get("/v1/jobs", headers=key).status_code for key in (old, new)} == {200}
 
     api_keys.revoke(connection, "acme", api_keys.visible(old["Authorization"][7:]))
 
-    problem(client.get("/v1/models", headers=old), 401, "invalid_api_key")
-    assert client.get("/v1/models", headers=new).status_code == 200
+    problem(client.get("/v1/jobs", headers=old), 401, "invalid_api_key")
+    assert client.get("/v1/jobs", headers=new).status_code == 200
 
 
 def test_the_keys_of_a_deleted_tenant_are_refused_and_its_jobs_go_on(
@@ -131,11 +116,11 @@ def test_the_keys_of_a_deleted_tenant_are_refused_and_its_jobs_go_on(
 
     TenantStore(connection, TIERS).delete("acme")
 
-    problem(client.get("/v1/models", headers=acme), 401, "invalid_api_key")
+    problem(client.get("/v1/jobs", headers=acme), 401, "invalid_api_key")
     assert jobs.fetch(connection, job["id"]).get_status(refresh=False) == "queued"
     assert not connection.exists(keys.api_keys_of("acme"))
     customer(connection, "acme")
-    problem(client.get("/v1/models", headers=acme), 401, "invalid_api_key")
+    problem(client.get("/v1/jobs", headers=acme), 401, "invalid_api_key")
 
 
 def test_a_key_that_has_expired_is_refused(client: FlaskClient, connection: Redis) -> None:
@@ -143,10 +128,10 @@ def test_a_key_that_has_expired_is_refused(client: FlaskClient, connection: Redi
     expired = api_keys.create(connection, "acme", expires_in_s=-1)
     valid = api_keys.create(connection, "acme", expires_in_s=3600)
 
-    response = client.get("/v1/models", headers=bearer(expired))
+    response = client.get("/v1/jobs", headers=bearer(expired))
 
     assert "expired" in problem(response, 401, "invalid_api_key")["detail"]
-    assert client.get("/v1/models", headers=bearer(valid)).status_code == 200
+    assert client.get("/v1/jobs", headers=bearer(valid)).status_code == 200
 
 
 def test_keys_are_random_and_nowhere_in_redis(connection: Redis) -> None:
@@ -166,14 +151,14 @@ def test_when_a_key_was_used_is_written_once_a_minute(
 ) -> None:
     acme = customer(connection, "acme")
     uses = keys.api_key_uses("acme")
-    client.get("/v1/models", headers=acme)
+    client.get("/v1/jobs", headers=acme)
     [first] = connection.hvals(uses)
-    client.get("/v1/models", headers=acme)
+    client.get("/v1/jobs", headers=acme)
     assert connection.hvals(uses) == [first]
 
     [digest] = connection.hkeys(uses)
     connection.hset(uses, digest, float(first) - 61)
-    client.get("/v1/models", headers=acme)
+    client.get("/v1/jobs", headers=acme)
 
     [key] = api_keys.of_tenant(connection, "acme")
     assert key["used_at"] >= float(first)
@@ -186,12 +171,12 @@ def test_a_damaged_tenant_is_an_error_in_the_log_and_no_crash(
     acme, other = customer(connection, "acme"), customer(connection, "other")
     connection.hset(keys.TENANTS, "acme", record.encode("latin-1"))
 
-    response = client.get("/v1/models", headers=acme)
+    response = client.get("/v1/jobs", headers=acme)
 
     problem(response, 503, "tenant_unreadable")
     assert response.headers["Retry-After"]
     assert "tenant.damaged" in {vars(line).get("event") for line in caplog.records}
-    assert client.get("/v1/models", headers=other).status_code == 200
+    assert client.get("/v1/jobs", headers=other).status_code == 200
 
 
 def test_a_damaged_key_is_refused_and_can_be_revoked(
@@ -201,7 +186,7 @@ def test_a_damaged_key_is_refused_and_can_be_revoked(
     [digest] = connection.hkeys(keys.api_keys_of("acme"))
     connection.hset(keys.api_keys_of("acme"), digest, "{")
 
-    problem(client.get("/v1/models", headers=acme), 401, "invalid_api_key")
+    problem(client.get("/v1/jobs", headers=acme), 401, "invalid_api_key")
 
     assert "key.damaged" in {vars(line).get("event") for line in caplog.records}
     [key] = api_keys.of_tenant(connection, "acme")
@@ -216,8 +201,8 @@ def test_the_log_says_the_mode_at_start_and_when_it_changes(
 
     client = create_app(settings).test_client()
     customer(connection, "acme")
-    client.get("/v1/models")
-    client.get("/v1/models")
+    client.get("/v1/jobs")
+    client.get("/v1/jobs")
 
     events = [vars(line)["event"] for line in caplog.records if line.name == "api.auth"]
     assert events == ["auth.development", "auth.keys"]

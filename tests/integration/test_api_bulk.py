@@ -1,7 +1,6 @@
 """Many jobs in one request: each is accepted or refused for itself, in their order."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,18 +17,6 @@ from scheduler.claim import Claims
 
 SECRET = "the-secret-prompt"
 GOOD = {"prompt": "1+1="}
-
-
-@pytest.fixture
-def app(settings: Settings) -> Iterator[Flask]:
-    app = create_app(settings)
-    yield app
-    app.extensions["on_stop"]()
-
-
-@pytest.fixture
-def client(app: Flask) -> FlaskClient:
-    return app.test_client()
 
 
 def send(client: FlaskClient, *jobs: Any) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import http.client
 import json
 import signal
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,6 @@ from flask import Flask
 from flask.testing import FlaskClient
 from redis import Redis
 
-from api.app import create_app
-from config.settings import Settings
 from scheduler import jobs, keys
 from scheduler.jobs import Request
 from scheduler.submit import Submitter
@@ -43,18 +40,6 @@ def frames(text: str) -> list[Frame]:
         if "event" in fields:
             found.append(Frame(fields["event"], fields["id"], json.loads(fields["data"])))
     return found
-
-
-@pytest.fixture
-def app(settings: Settings) -> Iterator[Flask]:
-    app = create_app(settings)
-    yield app
-    app.extensions["on_stop"]()
-
-
-@pytest.fixture
-def client(app: Flask) -> FlaskClient:
-    return app.test_client()
 
 
 @pytest.fixture

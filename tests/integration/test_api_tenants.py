@@ -1,7 +1,5 @@
 """Tenants over HTTP: what each may ask for, how much of it, and whose jobs it sees."""
 
-from collections.abc import Iterator
-
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -23,18 +21,6 @@ from scheduler.tenants import ANYBODY
 from tests.integration.customers import TIERS, customer, limited, submit, submitted
 from tests.integration.test_api_estimates import measure
 from tests.integration.test_api_jobs import problem
-
-
-@pytest.fixture
-def app(settings: Settings) -> Iterator[Flask]:
-    app = create_app(settings)
-    yield app
-    app.extensions["on_stop"]()
-
-
-@pytest.fixture
-def client(app: Flask) -> FlaskClient:
-    return app.test_client()
 
 
 def test_a_tier_above_the_ceiling_is_forbidden_and_the_others_are_named(

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-import pytest
 import schemathesis
 from flask import Flask
 from flask.testing import FlaskClient
@@ -15,7 +14,6 @@ from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from api import catalogue
-from api.app import create_app
 from config.settings import Settings
 from scheduler import finish, models
 from scheduler.claim import Claims
@@ -26,18 +24,6 @@ RESPONSE = {
     "choices": [{"index": 0, "text": "2", "finish_reason": "stop"}],
     "usage": {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6},
 }
-
-
-@pytest.fixture
-def app(settings: Settings) -> Iterator[Flask]:
-    app = create_app(settings)
-    yield app
-    app.extensions["on_stop"]()
-
-
-@pytest.fixture
-def client(app: Flask) -> FlaskClient:
-    return app.test_client()
 
 
 def references(value: Any) -> Iterator[str]:
