@@ -59,7 +59,7 @@ def listener_like(connection: Redis) -> Redis:
 def _like(connection: Redis, kind: type[ConnectionPool], **options: Any) -> Redis:
     pool = connection.connection_pool
     kwargs = {**pool.connection_kwargs, **options}
-    return Redis(connection_pool=kind(connection_class=pool.connection_class, **kwargs))
+    return Redis.from_pool(kind(connection_class=pool.connection_class, **kwargs))
 
 
 def _command_options() -> dict[str, Any]:

@@ -244,6 +244,7 @@ def cutting_relay(server: int) -> Iterator[tuple[int, threading.Event]]:
     """Yield a port that leads to Redis; once the event is set, the reply to an EXEC is lost."""
     cut = threading.Event()
     threads: list[threading.Thread] = []
+    clients: list[socket.socket] = []
 
     def start(*call: Any) -> None:
         threads.append(threading.Thread(target=call[0], args=call[1:]))
@@ -254,7 +255,7 @@ def cutting_relay(server: int) -> Iterator[tuple[int, threading.Event]]:
             while True:
                 client, _ = listener.accept()
                 redis = sockets.enter_context(socket.create_connection(("127.0.0.1", server)))
-                sockets.enter_context(client)
+                clients.append(sockets.enter_context(client))
                 start(forward, client, redis)
                 start(forward, redis, client)
 
@@ -272,6 +273,9 @@ def cutting_relay(server: int) -> Iterator[tuple[int, threading.Event]]:
         start(accept)
         yield listener.getsockname()[1], cut
         listener.shutdown(socket.SHUT_RDWR)
+        for client in clients:  # whose other end may be open still
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
     for thread in threads:
         thread.join()
 
