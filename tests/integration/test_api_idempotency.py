@@ -239,6 +239,13 @@ def test_a_reply_that_was_lost_is_no_second_job(
     assert waiting[1:] == [response.get_json()["id"]]
 
 
+def hang_up(clients: list[socket.socket]) -> None:
+    """Shut down what may be open still at its other end."""
+    for client in clients:
+        with suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)
+
+
 @contextmanager
 def cutting_relay(server: int) -> Iterator[tuple[int, threading.Event]]:
     """Yield a port that leads to Redis; once the event is set, the reply to an EXEC is lost."""
@@ -273,9 +280,7 @@ def cutting_relay(server: int) -> Iterator[tuple[int, threading.Event]]:
         start(accept)
         yield listener.getsockname()[1], cut
         listener.shutdown(socket.SHUT_RDWR)
-        for client in clients:  # whose other end may be open still
-            with suppress(OSError):
-                client.shutdown(socket.SHUT_RDWR)
+        hang_up(clients)
     for thread in threads:
         thread.join()
 
