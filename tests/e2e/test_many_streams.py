@@ -1,4 +1,7 @@
-"""Streams from outside: 500 at once through the whole product, each caller its own answer."""
+"""Streams from outside: 500 at once through the whole product, each caller its own answer.
+
+This module comes before `test_product`, whose last test ends the product that they share.
+"""
 
 import asyncio
 import json
