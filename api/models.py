@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from flask import Blueprint, Response
 from pydantic import BaseModel
+from werkzeug.routing import PathConverter
 
 from api import auth, openai_errors
 from api.context import Context
@@ -59,6 +60,12 @@ ROUTES = (
 )
 
 
+class ModelName(PathConverter):
+    """The id of a model in a path: any text, with slashes in it as on the Hub."""
+
+    regex = r"[^/](?s:.*?)"
+
+
 @dataclass(frozen=True, slots=True)
 class ModelRoutes:
     """The routes of models."""
@@ -66,11 +73,12 @@ class ModelRoutes:
     context: Context
 
     def blueprint(self) -> Blueprint:
-        """Return the routes; the id of a model may have slashes in it, as on the Hub."""
+        """Return the routes."""
         routes = Blueprint("models", __name__, url_prefix="/v1/models")
+        routes.record_once(lambda state: state.app.url_map.converters.update(model=ModelName))
         openai_errors.register(routes)
         routes.add_url_rule("", "index", self.index, methods=["GET"])
-        routes.add_url_rule("/<path:name>", "show", self.show, methods=["GET"])
+        routes.add_url_rule("/<model:name>", "show", self.show, methods=["GET"])
         return routes
 
     def index(self) -> Response:
