@@ -70,8 +70,16 @@ class StoredFile:
         if not record:
             return None
         text = {name.decode(): value.decode() for name, value in record.items()}
-        numbers = {n: int(text.pop(n)) for n in ("size", "pieces", "created_at", "expires_at")}
-        return cls(id=file_id, **text, **numbers)  # type: ignore[arg-type]  # as `write` wrote it
+        return cls(
+            id=file_id,
+            tenant=text["tenant"],
+            filename=text["filename"],
+            purpose=cast(Purpose, text["purpose"]),
+            size=int(text["size"]),
+            pieces=int(text["pieces"]),
+            created_at=int(text["created_at"]),
+            expires_at=int(text["expires_at"]),
+        )
 
     def write(self, pipeline: Pipeline) -> None:
         """Add the record, and its place in the index, to a transaction."""

@@ -1,8 +1,8 @@
-"""Batches under test: their input, their result files, and a worker that answers at once."""
+"""Batches under test: their input, their steps by hand, their results, and a worker."""
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -10,9 +10,10 @@ from typing import Any, cast
 from redis import Redis
 
 from scheduler import finish
-from scheduler.batch_advance import Means
+from scheduler.batch_advance import Means, Work
 from scheduler.batch_keeper import BatchKeeper
 from scheduler.batch_record import Batch, BatchOrder, Draft
+from scheduler.batch_steps import BatchSteps
 from scheduler.batches import Batches
 from scheduler.claim import Claim, Claims
 from scheduler.files import Files, StoredFile, Upload, new_id
@@ -37,7 +38,7 @@ def parsed(content: bytes) -> list[dict[str, Any]]:
     return [json.loads(text) for text in content.splitlines()]
 
 
-def assert_each_once(ids: Iterable[str], *contents: bytes) -> None:
+def assert_each_once(ids: Iterable[str | None], *contents: bytes) -> None:
     """Every line of the input stands once in the files, all of them together."""
     found = Counter(entry["custom_id"] for content in contents for entry in parsed(content))
     assert found == Counter(ids)
@@ -130,3 +131,39 @@ class QuickWorker:
             "choices": [{"index": 0, "text": request["prompt"], "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
         }
+
+
+def step(desk: Desk, batch_id: str, work: Work | None = None) -> float | None:
+    return BatchSteps(desk.means).step(work or Work(batch_id))
+
+
+def carry_on(
+    desk: Desk, batch_id: str, meanwhile: Callable[[], object], times: int = 2_000
+) -> None:
+    """Do steps, and something between them, until the batch has ended."""
+    work = Work(batch_id)
+    for _ in range(times):
+        if step(desk, batch_id, work) is None:
+            return
+        meanwhile()
+    raise AssertionError(f"still {desk.batch(batch_id).progress}")
+
+
+def work_off(desk: Desk, batch_id: str, quick: QuickWorker) -> None:
+    carry_on(desk, batch_id, quick.serve)
+
+
+def until_open(desk: Desk, batch_id: str, count: int) -> Work:
+    """Do steps until so many jobs of the batch are open."""
+    work = Work(batch_id)
+    while desk.num_open(batch_id) < count:
+        assert step(desk, batch_id, work) is not None
+    return work
+
+
+def traces(connection: Redis, batch_id: str) -> set[str]:
+    """Return the keys that still name the batch or one of its jobs, without its record."""
+    found = {
+        key.decode() for key in cast(list[bytes], connection.keys("*")) if batch_id.encode() in key
+    }
+    return found - {f"slalom:batch:{batch_id}"}

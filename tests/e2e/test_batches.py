@@ -70,6 +70,9 @@ class Service:
         assert found.status in ENDED
         return found
 
+    def until_done(self, batch: Batch, count: int) -> None:
+        until(lambda: self.num_done(batch) >= count, PATIENCE_S)
+
     def num_done(self, batch: Batch) -> int:
         counts = self.client.batches.retrieve(batch.id).request_counts
         assert counts
@@ -192,7 +195,7 @@ def test_no_line_is_lost_or_doubled_whenever_maintenance_is_killed(
     batch = service.create(jsonl(map(line, [*ids, "line-3"])))
 
     for at in sorted(random.sample(range(1_500), 8)):
-        until(lambda at=at: service.num_done(batch) >= at, PATIENCE_S)  # type: ignore[misc]
+        service.until_done(batch, at)
         time.sleep(random.uniform(0, 0.05))
         victim = random.choice(service.keepers[-2:])
         service.keepers.remove(victim)

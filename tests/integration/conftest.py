@@ -8,9 +8,10 @@ from flask.testing import FlaskClient
 
 from api.app import create_app
 from config.settings import Settings
+from tests.integration.batch_desk import always_looks, desk, means, quick
 from tests.integration.slalom_site import running, site
 
-__all__ = ["running", "site"]
+__all__ = ["always_looks", "desk", "means", "quick", "running", "site"]
 
 
 @pytest.fixture

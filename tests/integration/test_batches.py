@@ -1,109 +1,41 @@
 """A batch does each line once, says what became of it, and waits its turn."""
 
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
 from redis import Redis
 from redis.exceptions import WatchError
 
-from api.app import create_app
 from config import connections
-from config.settings import Settings
 from config.tiers import TierTable
-from scheduler import batch_advance, batch_keeper, batches, cancel, expiry, files, jobs, keys
-from scheduler.batch_advance import Means, Work
+from scheduler import batch_advance, cancel, expiry, jobs, keys
+from scheduler.batch_advance import Work
 from scheduler.batch_inspection import Inspection
-from scheduler.batch_keeper import BatchKeeper
 from scheduler.batch_lines import LineFault
 from scheduler.batch_record import editing
-from scheduler.batch_steps import BatchSteps
 from scheduler.dead_letters import DeadLetters
 from scheduler.files import PIECE_BYTES, Files
 from scheduler.models import ModelView, announce
-from scheduler.submit import Submission, Submitter
+from scheduler.submit import Submission
 from tests.batch_life import (
     COMPLETIONS,
     TENANT,
     Desk,
     QuickWorker,
     assert_each_once,
+    carry_on,
     jsonl,
     line,
     parsed,
+    step,
+    traces,
+    until_open,
+    work_off,
 )
-from tests.conftest import until
-from tests.integration.test_files import error, stored, with_tenants
 
-
-@pytest.fixture
-def means(connection: Redis, submitter: Submitter, tiers: TierTable) -> Means:
-    return Means(
-        connection,
-        submitter,
-        tiers,
-        "adder",
-        ahead=50,
-        max_lines=5_000,
-        max_line_bytes=2_000,
-        record_ttl_s=86_400,
-    )
-
-
-@pytest.fixture
-def desk(connection: Redis, means: Means) -> Desk:
-    return Desk(connection, means)
-
-
-@pytest.fixture
-def quick(connection: Redis) -> QuickWorker:
-    return QuickWorker(connection)
-
-
-@pytest.fixture(autouse=True)
-def _always_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps that are done by hand hear no news: let each look at every open job."""
-    monkeypatch.setattr(batch_advance, "LOOK_EVERY_S", 0.0)
-
-
-def step(desk: Desk, batch_id: str, work: Work | None = None) -> float | None:
-    return BatchSteps(desk.means).step(work or Work(batch_id))
-
-
-def carry_on(
-    desk: Desk, batch_id: str, meanwhile: Callable[[], object], times: int = 2_000
-) -> None:
-    """Do steps, and something between them, until the batch has ended."""
-    work = Work(batch_id)
-    for _ in range(times):
-        if step(desk, batch_id, work) is None:
-            return
-        meanwhile()
-    raise AssertionError(f"still {desk.batch(batch_id).progress}")
-
-
-def work_off(desk: Desk, batch_id: str, quick: QuickWorker) -> None:
-    carry_on(desk, batch_id, quick.serve)
-
-
-def until_open(desk: Desk, batch_id: str, count: int) -> Work:
-    """Do steps until so many jobs of the batch are open."""
-    work = Work(batch_id)
-    while desk.num_open(batch_id) < count:
-        assert step(desk, batch_id, work) is not None
-    return work
-
-
-def traces(connection: Redis, batch_id: str) -> set[str]:
-    """Return the keys that still name the batch or one of its jobs, without its record."""
-    found = {key.decode() for key in connection.keys("*") if batch_id.encode() in key}
-    return found - {f"slalom:batch:{batch_id}"}
+pytestmark = pytest.mark.usefixtures("always_looks")
 
 
 def test_every_line_is_answered_once_and_its_job_forgotten(
@@ -281,7 +213,7 @@ def test_cancelling_keeps_what_is_done_and_stops_the_rest(
     assert (progress.status, progress.total) == ("cancelled", 1_301)
     assert (progress.completed, progress.failed) == (25, 1_276)
     assert progress.instants["cancelling_at"] <= progress.instants["cancelled_at"]
-    assert_each_once([*ids, None], desk.output(batch_id), desk.errors(batch_id))  # type: ignore[list-item]
+    assert_each_once([*ids, None], desk.output(batch_id), desk.errors(batch_id))
     codes = {entry["error"]["code"] for entry in parsed(desk.errors(batch_id)) if entry["error"]}
     assert codes == {"batch_cancelled"}
     assert connection.llen("rq:queue:low") == 0
@@ -451,279 +383,3 @@ def test_an_inspection_that_another_process_takes_over_begins_again(
 
     progress = desk.batch(batch_id).progress
     assert (progress.completed, progress.failed, progress.total) == (90, 10, 100)
-
-
-@pytest.fixture
-def keeping(means: Means, settings: Settings) -> Iterator[Callable[[int], None]]:
-    """Start keepers; each is told to stop at the end."""
-    stop, threads = threading.Event(), []
-
-    def start(count: int) -> None:
-        for _ in range(count):
-            connection = connections.commands(settings.redis)
-            own = replace(means, connection=connection)
-            keeper = BatchKeeper(own, connections.listener(settings.redis))
-            threads.append(threading.Thread(target=keeper.run, args=(stop,)))
-            threads[-1].start()
-
-    yield start
-    stop.set()
-    for thread in threads:
-        thread.join()
-
-
-def ended(desk: Desk, batch_id: str) -> bool:
-    return desk.batch(batch_id).has_ended
-
-
-def test_two_keepers_share_the_batches_and_do_each_line_once(
-    connection: Redis, desk: Desk, quick: QuickWorker, keeping: Callable[[int], None]
-) -> None:
-    ids = [str(n) for n in range(150)]
-    made = [desk.create(jsonl(map(line, ids))) for _ in range(4)]
-
-    keeping(2)
-    until(lambda: (quick.serve(), all(ended(desk, batch_id) for batch_id in made))[1])
-
-    for batch_id in made:
-        assert_each_once(ids, desk.output(batch_id))
-    assert quick.num_answered == 600
-    until(lambda: all(traces(connection, batch_id) == set() for batch_id in made))
-
-
-def test_what_a_dead_keeper_held_another_takes_over(
-    connection: Redis,
-    desk: Desk,
-    quick: QuickWorker,
-    keeping: Callable[[int], None],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    batch_id = desk.create(jsonl(line(str(n)) for n in range(100)))
-    dead = BatchKeeper(desk.means, connections.listener_like(connection))
-    dead.work()
-    assert connection.ttl(f"slalom:batch:{batch_id}:lease") <= batch_keeper.LEASE_S
-    connection.pexpire(f"slalom:batch:{batch_id}:lease", 300)
-
-    keeping(1)
-    until(lambda: (quick.serve(), ended(desk, batch_id))[1])
-
-    assert desk.batch(batch_id).progress.completed == 100
-
-
-def test_a_batch_whose_steps_fail_does_not_hold_up_the_others(
-    connection: Redis, desk: Desk, quick: QuickWorker, keeping: Callable[[int], None]
-) -> None:
-    damaged = desk.create(jsonl([line("a")]))
-    connection.hset(f"slalom:batch:{damaged}", "progress", "{")
-    sound = desk.create(jsonl([line("a")]))
-
-    keeping(1)
-    until(lambda: (quick.serve(), ended(desk, sound))[1])
-
-    assert desk.batch(sound).progress.status == "completed"
-
-
-def test_news_that_a_job_ended_wakes_its_batch(
-    connection: Redis,
-    desk: Desk,
-    quick: QuickWorker,
-    keeping: Callable[[int], None],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(batch_advance, "LOOK_EVERY_S", 3_600.0)
-    monkeypatch.setattr(batch_advance, "IDLE_S", 3_600.0)
-    batch_id = desk.create(jsonl(line(str(n)) for n in range(30)))
-    keeping(1)
-    until(lambda: desk.num_open(batch_id) == 30)
-
-    until(lambda: (quick.serve(10), ended(desk, batch_id))[1])
-
-    assert desk.batch(batch_id).progress.completed == 30
-
-
-# --- over HTTP
-
-
-@pytest.fixture
-def client(settings: Settings) -> Iterator[FlaskClient]:
-    app = with_tenants(create_app(settings))
-    yield app.test_client()
-    app.extensions["on_stop"]()
-
-
-def create(client: FlaskClient, content: bytes = b"{}", **fields: Any) -> dict[str, Any]:
-    order = {
-        "input_file_id": stored(client, content)["id"],
-        "endpoint": COMPLETIONS,
-        "completion_window": "24h",
-        **fields,
-    }
-    response = client.post("/v1/batches", json=order)
-    assert response.status_code == 200, response.text
-    body: dict[str, Any] = response.get_json()
-    return body
-
-
-def test_a_new_batch_says_what_was_asked_for(client: FlaskClient, connection: Redis) -> None:
-    batch = create(client, metadata={"k": "v"}, completion_window="90m", service_tier="default")
-
-    assert batch["id"].startswith("batch_")
-    assert (batch["object"], batch["status"]) == ("batch", "validating")
-    assert batch["expires_at"] - batch["created_at"] == 5_400
-    assert (batch["metadata"], batch["service_tier"]) == ({"k": "v"}, "default")
-    assert batch["output_file_id"] is batch["error_file_id"] is batch["errors"] is None
-    assert batch["request_counts"] == {"total": 0, "completed": 0, "failed": 0}
-    assert client.get(f"/v1/batches/{batch['id']}").get_json() == batch
-    assert connection.zscore(keys.BATCHES, batch["id"])
-
-
-def test_the_input_is_kept_for_as_long_as_the_batch_may_take(
-    client: FlaskClient, connection: Redis
-) -> None:
-    short = {"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}
-    source = stored(client, b"{}", **short)
-    order = {"input_file_id": source["id"], "endpoint": COMPLETIONS, "completion_window": "7d"}
-
-    batch = client.post("/v1/batches", json=order).get_json()
-
-    kept = client.get(f"/v1/files/{source['id']}").get_json()
-    assert kept["expires_at"] == batch["expires_at"] + batches.KEPT_LONGER_S
-    piece = keys.piece(source["id"], 0)
-    assert connection.expiretime(piece) == kept["expires_at"]
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("completion_window", "24"),
-        ("completion_window", "0h"),
-        ("completion_window", "31d"),
-        ("endpoint", "/v1/moderations"),
-        ("input_file_id", "file-none"),
-        ("input_file_id", 7),
-        ("service_tier", "gold"),
-        ("metadata", {"k": 1}),
-        ("output_expires_after", {"anchor": "created_at", "seconds": 5}),
-        ("unknown", 1),
-    ],
-)
-def test_an_order_that_breaks_the_rules_names_the_field(
-    client: FlaskClient, connection: Redis, field: str, value: object
-) -> None:
-    order = {
-        "input_file_id": stored(client)["id"],
-        "endpoint": COMPLETIONS,
-        "completion_window": "24h",
-        field: value,
-    }
-
-    found = error(client.post("/v1/batches", json=order), 400, "invalid_request")
-
-    assert str(found["param"]).startswith(field)
-    assert connection.zcard(keys.BATCHES) == 0
-
-
-def test_results_are_no_input(client: FlaskClient, desk: Desk, quick: QuickWorker) -> None:
-    batch_id = desk.create(jsonl([line("a")]))
-    work_off(desk, batch_id, quick)
-    output = desk.batch(batch_id).progress.output.file_id
-    order = {"input_file_id": output, "endpoint": COMPLETIONS, "completion_window": "24h"}
-
-    found = error(client.post("/v1/batches", json=order), 400, "invalid_request")
-
-    assert found["param"] == "input_file_id"
-
-
-def test_a_batch_of_another_tenant_is_not_there(client: FlaskClient) -> None:
-    batch, they = create(client), {"X-Tenant": "they"}
-
-    for method, path in (("GET", ""), ("POST", "/cancel")):
-        response = client.open(f"/v1/batches/{batch['id']}{path}", method=method, headers=they)
-        error(response, 404, "batch_not_found")
-    assert client.get("/v1/batches", headers=they).get_json()["data"] == []
-    order = {k: batch[k] for k in ("input_file_id", "endpoint", "completion_window")}
-    error(client.post("/v1/batches", json=order, headers=they), 400, "invalid_request")
-    assert client.get(f"/v1/batches/{batch['id']}").get_json()["status"] == "validating"
-
-
-def test_pages_go_through_all_batches_newest_first(client: FlaskClient) -> None:
-    ids = [create(client)["id"] for _ in range(5)]
-
-    first = client.get("/v1/batches?limit=3").get_json()
-    second = client.get(f"/v1/batches?limit=3&after={first['last_id']}").get_json()
-
-    assert [b["id"] for b in [*first["data"], *second["data"]]] == ids[::-1]
-    assert (first["has_more"], second["has_more"]) == (True, False)
-    found = error(client.get("/v1/batches?after=none"), 400, "invalid_request")
-    assert found["param"] == "after"
-
-
-def test_cancelling_twice_is_once_and_too_late_is_a_conflict(
-    client: FlaskClient, desk: Desk
-) -> None:
-    batch = create(client, jsonl([line("a")]))
-    url = f"/v1/batches/{batch['id']}/cancel"
-
-    bodies = [client.post(url).get_json() for _ in range(2)]
-    assert [body["status"] for body in bodies] == ["cancelling"] * 2
-    assert bodies[0]["cancelling_at"]
-    carry_on(desk, batch["id"], lambda: None)
-    assert client.post(url).get_json()["status"] == "cancelled"
-
-    empty = create(client, b"")
-    carry_on(desk, empty["id"], lambda: None)
-    response = client.post(f"/v1/batches/{empty['id']}/cancel")
-    error(response, 409, "batch_ended")
-    assert response.headers["x-should-retry"] == "false"
-
-
-def test_a_key_makes_one_batch_however_often_it_is_sent(client: FlaskClient) -> None:
-    source = stored(client)["id"]
-    order = {"input_file_id": source, "endpoint": COMPLETIONS, "completion_window": "24h"}
-    key = {"Idempotency-Key": "order-17"}
-
-    first, again = (client.post("/v1/batches", json=order, headers=key) for _ in range(2))
-    other = {**order, "completion_window": "48h"}
-    reused = client.post("/v1/batches", json=other, headers=key)
-    bad = client.post("/v1/batches", json=order, headers={"Idempotency-Key": "no spaces"})
-
-    assert first.get_json() == again.get_json()
-    assert len(client.get("/v1/batches").get_json()["data"]) == 1
-    error(reused, 409, "idempotency_key_reused")
-    error(bad, 400, "bad_idempotency_key")
-
-
-def test_no_more_than_so_many_batches_are_in_progress(
-    client: FlaskClient, desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batches, "MOST_ACTIVE", 1)
-    first = create(client, b"")
-    order = {k: first[k] for k in ("input_file_id", "endpoint", "completion_window")}
-
-    error(client.post("/v1/batches", json=order), 429, "too_many_stored")
-    carry_on(desk, first["id"], lambda: None)
-
-    assert client.post("/v1/batches", json=order).status_code == 200
-
-
-def test_an_ended_batch_shows_its_files_and_instants(
-    client: FlaskClient, desk: Desk, quick: QuickWorker
-) -> None:
-    batch_id = create(client, jsonl([line("a"), "{"]))["id"]
-
-    work_off(desk, batch_id, quick)
-
-    body = client.get(f"/v1/batches/{batch_id}").get_json()
-    assert (body["status"], body["model"]) == ("completed", "adder")
-    assert body["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
-    assert body["usage"]["total_tokens"] == 5
-    instants = [body[f"{name}_at"] for name in ("in_progress", "finalizing", "completed")]
-    assert instants == sorted(instants)
-    assert body["created_at"] <= instants[0] <= datetime.now(UTC).timestamp()
-    output = client.get(f"/v1/files/{body['output_file_id']}/content")
-    errors = client.get(f"/v1/files/{body['error_file_id']}/content")
-    assert_each_once(["a"], output.data)
-    assert len(parsed(errors.data)) == 1
-    listed = client.get("/v1/files?purpose=batch_output").get_json()["data"]
-    assert {file["id"] for file in listed} == {body["output_file_id"], body["error_file_id"]}
-    assert len(output.data) < files.PIECE_BYTES

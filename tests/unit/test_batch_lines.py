@@ -10,6 +10,7 @@ from config.settings import Settings
 from scheduler.batch_inspection import Inspection, is_marked
 from scheduler.batch_lines import Entry, LineFault, LineRules, RawLine, read_lines
 from scheduler.files import PIECE_BYTES
+from scheduler.jobs import Request
 
 ENDPOINT = "/v1/completions"
 GOOD: dict[str, Any] = {
@@ -37,8 +38,8 @@ def body(**changes: Any) -> bytes:
 def test_a_line_becomes_a_request_for_the_served_model(rules: LineRules) -> None:
     entry = rules.judge(data())
 
-    request = {"endpoint": ENDPOINT, "body": {"prompt": "1+1=", "model": "adder"}}
-    assert entry == Entry("a", request, "batch")  # type: ignore[arg-type]
+    request = Request(endpoint=ENDPOINT, body={"prompt": "1+1=", "model": "adder"})
+    assert entry == Entry("a", request, "batch")
 
 
 @pytest.mark.parametrize(
