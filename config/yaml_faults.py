@@ -18,11 +18,22 @@ class UnreadableYaml(Exception):
     """The file cannot be read, or is no YAML; the message names it and says why."""
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe, with dates as the text they are: no file here has any.
+
+    Said here and not left to SafeLoader, whose own reading of them vLLM's lm-format-enforcer
+    switches off for the whole process that imports it.
+    """
+
+
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda _, node: str(node.value))
+
+
 def read(path: Path) -> tuple[yaml.Node | None, Any]:
     """Return the nodes of the file, which know their lines, and its content."""
     try:
         text = path.read_text(encoding="utf-8")
-        return yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+        return yaml.compose(text, Loader=_Loader), yaml.load(text, Loader=_Loader)
     except OSError as error:
         raise UnreadableYaml(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -68,7 +68,11 @@ def submitter(connection: Redis, tiers: TierTable) -> Submitter:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine lacks; in CI it is a failure instead."""
+    """Keep together what shares an engine; skip what this machine lacks (a failure in CI)."""
+    for item in items:
+        is_of_product = "product" in getattr(item, "fixturenames", ())
+        group = "product" if is_of_product else str(item.path.relative_to(item.config.rootpath))
+        item.add_marker(pytest.mark.xdist_group(group))
     if os.environ.get("CI") == "true" or find_spec("vllm"):
         return
     for item in items:

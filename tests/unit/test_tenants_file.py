@@ -53,7 +53,7 @@ def test_a_file_says_the_whole_of_each_tenant(tmp_path: Path) -> None:
         ("tenants: [acme]\n", 1, "tenants"),
         ("customers: {}\n", 1, "tenants: missing"),
         ("", 1, "the file"),
-        ("tenants:\n  2026-11-21: {}\n", 1, "plain data"),
+        ("tenants:\n  ? !!binary aGk=\n  : {}\n", 1, "plain data"),
         ("tenants: &a\n  acme: *a\n", 1, "plain data"),
     ],
 )
@@ -65,6 +65,10 @@ def test_a_fault_has_its_line(tmp_path: Path, text: str, line: int, fault: str) 
 
     [*found] = str(caught.value).splitlines()
     assert any(said.startswith(f"{path}:{line}:") and fault in said for said in found), found
+
+
+def test_a_date_is_a_name_like_any_other(tmp_path: Path) -> None:
+    assert load(written(tmp_path, "tenants:\n  2026-11-21: {}\n"), TIERS) == [Tenant("2026-11-21")]
 
 
 @pytest.mark.parametrize("text", ["tenants: {", "\tx", "\x00"])
