@@ -11,10 +11,11 @@ trace of 2023. The same vLLM serves all policies:
     share F          … the share F of them in every step with a high one
     slo S            … as many as let the high one have S times its idle time per token
 
-Every cell is preceded by high requests alone and divided by them: the machine's speed drifts. Then
-the frontier: high without a pause, slowed by S; the most that low can get follows from the step
-times t(1) and t(1 + N), measured beside each cell; static limits are held against it too. Last the
-same over HTTP, with the product's own processes.
+The machine's speed drifts by a half within a minute. So every cell is measured in rounds: high
+alone, low alone, both together; and each round is divided by its own beginning. Then the frontier:
+high without a pause, slowed by S; the most that low can get follows from the step times t(1) and
+t(1 + N), measured in each round; static limits are held against it too. Last the same over HTTP,
+with the product's own processes.
 """
 
 import argparse
@@ -33,7 +34,7 @@ import uvloop
 
 from benchmarks import isolation_http, isolation_plot, report
 from benchmarks.isolation_load import HIGH, HIGH_TOKENS, Load, Served
-from benchmarks.isolation_table import Cell, figures_of, over, show
+from benchmarks.isolation_table import Cell, figures_of, percentiles, show
 from benchmarks.switched_gate import SWITCH, switch
 from config.settings import load
 from gpu_worker.gate_policy import GateOptions, Mode
@@ -49,18 +50,11 @@ STATIC = (4, 8, 16, 32)
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 SLOWDOWNS = (1.1, 1.5, 2.0)
 SLO_TPOT, SLO_TTFT = 3.0, 10.0
+ROUNDS, NUM_ALONE, ALONE_S = 3, 4, 0.6
+"""Rounds of a cell; in each of them, high requests alone, and seconds of low alone."""
 DUTIES = (0.1, 0.4, 0.8)
 RARE, SEEN_RARELY = 0.1, ("priority", "reserve", "strict")
 """A duty at which a cell takes minutes, and the policies that are measured there all the same."""
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What low requests may do; `gate` is None for vLLM's own scheduler."""
-
-    label: str
-    low: int
-    gate: GateOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +67,39 @@ class Idle:
     ratios: tuple[float, ...]
 
 
-def gated(mode: Mode, idle: Idle | None = None, **fields: Any) -> GateOptions:
-    """Return a gate; objectives are multiples of the idle times."""
-    if idle is not None:
-        fields["tpot_s"] *= idle.tpot
-        fields["ttft_s"] *= idle.ttft
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What low requests may do; `gate` is None for vLLM's own scheduler.
+
+    The objectives of a gate at `slo` are multiples of the idle times.
+    """
+
+    label: str
+    low: int
+    gate: GateOptions | None = None
+
+    def gate_beside(self, idle: Idle) -> GateOptions | None:
+        """Return the gate, its objectives in seconds."""
+        if self.gate is None or self.gate.mode != "slo":
+            return self.gate
+        ttft_s, tpot_s = self.gate.ttft_s * idle.ttft, self.gate.tpot_s * idle.tpot
+        return replace(self.gate, ttft_s=ttft_s, tpot_s=tpot_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """High alone, low alone, and both together; `low` and `high` in tokens per second."""
+
+    idle: Idle
+    low_alone: float
+    served: tuple[Served, ...]
+    low: float
+    high: float
+    evicted: int
+
+
+def gated(mode: Mode, **fields: Any) -> GateOptions:
+    """Return a gate."""
     return GateOptions(mode=mode, high_priority=HIGH, reserve=RESERVE, **fields)
 
 
@@ -93,7 +115,7 @@ class Bench:
     async def idle(self) -> Idle:
         """Return how high requests are served with nothing beside them."""
         switch(self.path, None)
-        served = await self.load.high_times(max(6, self.requests // 4), 0.0)
+        served = await self.load.high_times(NUM_ALONE, 0.0)
         return Idle(
             statistics.median(s.ttft for s in served),
             statistics.median(s.tpot for s in served),
@@ -101,92 +123,95 @@ class Bench:
             _ratios(served),
         )
 
-    async def low_only(self, num: int, gate: GateOptions | None = None, s: float = 3.0) -> float:
+    async def low_only(
+        self, num: int, gate: GateOptions | None = None, s: float = ALONE_S
+    ) -> float:
         """Return the tokens per second of `num` low requests alone."""
         switch(self.path, gate)
         async with self.load.low(num):
             before = self.load.llm.steps.num_tokens
-            took = await _slept(s)
+            took = await _slept(ALONE_S)
             return float(self.load.llm.steps.num_tokens - before) / took
 
-    async def cell(
-        self, policy: Policy, duty: float, idle: Idle
-    ) -> tuple[list[Served], float, int]:
-        """Return how high was served, low's tokens per second, and evictions."""
-        switch(self.path, policy.gate)
-        async with self.load.low(policy.low):
-            tokens, evicted = self.load.llm.steps.num_tokens, self.load.llm.steps.num_preempted
-            began = asyncio.get_running_loop().time()
-            served = await self.load.high_times(self.requests, idle.total * (1 - duty) / duty)
-            took = asyncio.get_running_loop().time() - began
-            low = self.load.llm.steps.num_tokens - tokens - len(served) * HIGH_TOKENS
-            return served, low / took, self.load.llm.steps.num_preempted - evicted
+    async def rounds(self, policy: Policy, duty: float, num_alone: int = SATURATED) -> list[Round]:
+        """Return one cell's rounds; `num_alone` low requests are measured alone."""
+        return [await self._round(policy, duty, num_alone) for _ in range(ROUNDS)]
 
-    async def measure(self, policy: Policy, duty: float, low_only: float) -> Cell:
+    async def _round(self, policy: Policy, duty: float, num_alone: int) -> Round:
+        idle, low_alone = await self.idle(), await self.low_only(num_alone)
+        switch(self.path, policy.gate_beside(idle))
+        steps = self.load.llm.steps
+        async with self.load.low(policy.low):
+            tokens, evicted = steps.num_tokens, steps.num_preempted
+            began = asyncio.get_running_loop().time()
+            pause_s = idle.total * (1 - duty) / duty
+            served = await self.load.high_times(self.requests // ROUNDS, pause_s)
+            took = asyncio.get_running_loop().time() - began
+            high = len(served) * HIGH_TOKENS
+            low = steps.num_tokens - tokens - high
+            evicted = steps.num_preempted - evicted
+            return Round(idle, low_alone, tuple(served), low / took, high / took, evicted)
+
+    async def measure(self, policy: Policy, duty: float) -> Cell:
         """Return one cell."""
-        idle = await self.idle()
-        if policy.gate and policy.gate.mode == "slo":
-            own = gated("slo", idle, tpot_s=policy.gate.tpot_s, ttft_s=policy.gate.ttft_s)
-            policy = Policy(policy.label, policy.low, own)
-        served, low, evicted = await self.cell(policy, duty, idle)
-        most = SLO_TPOT * idle.tpot, SLO_TTFT * idle.ttft
-        attained = [s.tpot <= most[0] and s.ttft <= most[1] for s in served]
-        high_share = len(served) * HIGH_TOKENS / (len(served) * idle.total / duty) / low_only
+        rounds = await self.rounds(policy, duty)
+        served = [(s, r.idle) for r in rounds for s in r.served]
+        attained = [
+            s.tpot <= SLO_TPOT * idle.tpot and s.ttft <= SLO_TTFT * idle.ttft for s, idle in served
+        ]
+        ratios = [s.total / idle.total for s, idle in served]
         cell = Cell(
             policy.label,
             duty,
             len(served),
-            over([s.ttft for s in served], idle.ttft),
-            over([s.tpot for s in served], idle.tpot),
-            over([s.total for s in served], idle.total),
-            low,
-            low / low_only,
-            low / low_only + high_share,
-            evicted,
+            percentiles([s.ttft / idle.ttft for s, idle in served]),
+            percentiles([s.tpot / idle.tpot for s, idle in served]),
+            percentiles(ratios),
+            statistics.mean(r.low for r in rounds),
+            statistics.mean(r.low / r.low_alone for r in rounds),
+            statistics.mean((r.low + r.high) / r.low_alone for r in rounds),
+            sum(r.evicted for r in rounds),
             statistics.mean(attained),
-            tuple(s.total / idle.total for s in served),
-            idle.ratios,
+            tuple(ratios),
+            tuple(ratio for r in rounds for ratio in r.idle.ratios),
         )
         show(cell)
         return cell
 
     async def frontier(self, slowdown: float) -> float:
         """Return low's tokens per second over the most that this slowdown of high allows."""
-        idle = await self.idle()
-        gate = gated("slo", idle, tpot_s=slowdown, ttft_s=SLO_TTFT)
+        gate = gated("slo", tpot_s=slowdown, ttft_s=SLO_TTFT)
         if slowdown != SLO_TPOT:
             gate = replace(gate, margin=1.0)
         policy = Policy(f"slo {slowdown}", SATURATED, gate)
-        return await self._share_of_most(policy, idle, least_slowdown=slowdown)
+        return await self._share_of_most(policy, least_slowdown=slowdown)
 
     async def static_frontier(self, num: int) -> float:
         """Return the same for `num` low requests and no gate, at the slowdown that they cause."""
-        return await self._share_of_most(Policy(f"static {num}", num), await self.idle())
+        return await self._share_of_most(Policy(f"static {num}", num))
 
-    async def _share_of_most(
-        self, policy: Policy, idle: Idle, *, least_slowdown: float = 1.0
-    ) -> float:
+    async def _share_of_most(self, policy: Policy, *, least_slowdown: float = 1.0) -> float:
         many = SEATS - RESERVE
-        t_many = (many + 1) / await self.low_only(many + 1)
-        served, low, _ = await self.cell(policy, 1.0, idle)
-        slowed = max(least_slowdown, statistics.mean(s.tpot for s in served) / idle.tpot)
-        most = most_for_low(slowed, idle.tpot, t_many, many)
-        line = f"{policy.label}: slowed by {slowed:.2f}, low {low:.0f} of {most:.0f} tokens/s"
-        print(
-            f"{line}, t(1) {idle.tpot * 1e3:.2f} ms, t({many + 1}) {t_many * 1e3:.2f} ms",
-            file=sys.stderr,
-        )
+        rounds = await self.rounds(policy, 1.0, num_alone=many + 1)
+        t_many = statistics.mean((many + 1) / r.low_alone / r.idle.tpot for r in rounds)
+        caused = statistics.mean(s.total / r.idle.total for r in rounds for s in r.served)
+        slowed = max(least_slowdown, caused)
+        low = statistics.mean(r.low * r.idle.tpot for r in rounds)
+        most = most_for_low(slowed, t_many, many)
+        told = f"{policy.label}: slowed by {caused:.2f}, t({many + 1}) = {t_many:.2f} t(1)"
+        print(f"{told}, low {low:.2f} of {most:.2f} tokens per t(1)", file=sys.stderr)
         return low / most
 
 
-def most_for_low(slowdown: float, t_one: float, t_many: float, many: int) -> float:
-    """Return tokens per second of low at most, if a token of high takes `slowdown` times t(1).
+def most_for_low(slowdown: float, t_many: float, many: int) -> float:
+    """Return the most tokens of low in t(1), if high takes `slowdown` times as long as alone.
 
-    On a CPU t grows about in a line, so that the share f of `many` low requests takes part in every
-    step: (1 - f) t(1) + f t(1 + many) is the time per token of high.
+    `t_many` is t(1 + many) in units of t(1). On a CPU t grows less than in a line, so that low gets
+    most if all of the `many` requests take part in some steps, and none in the others: in the share
+    f of them, where (1 - f) + f t(1 + many) is the slowdown.
     """
-    share = min(1.0, (slowdown - 1) * t_one / (t_many - t_one))
-    return share * many / ((1 - share) * t_one + share * t_many)
+    share = min(1.0, (slowdown - 1) / (t_many - 1))
+    return share * many / (1 - share + share * t_many)
 
 
 def policies() -> list[Policy]:
@@ -210,13 +235,12 @@ async def measure(path: Path, requests: int) -> tuple[list[Cell], dict[str, floa
     bench = Bench(Load(llm), path, requests)
     try:
         await bench.idle()
-        low_only = statistics.mean([await bench.low_only(SATURATED) for _ in range(2)])
         pairs = [
             (await bench.low_only(SATURATED), await bench.low_only(SATURATED, gated("strict")))
-            for _ in range(5)
+            for _ in range(4 * ROUNDS)
         ]
         cells = [
-            await bench.measure(policy, duty, low_only)
+            await bench.measure(policy, duty)
             for duty in DUTIES
             for policy in policies()
             if duty > RARE or policy.label in SEEN_RARELY
@@ -227,7 +251,7 @@ async def measure(path: Path, requests: int) -> tuple[list[Cell], dict[str, floa
         llm.shutdown()
     return cells, {
         "low_vs_low_only_at_0": statistics.median(ours / theirs for theirs, ours in pairs),
-        "low_only_tokens_per_s": low_only,
+        "low_only_tokens_per_s": statistics.median(theirs for theirs, _ in pairs),
         "frontier_share_min": min(shares[:-1]),
         "slo_low_vs_frontier": shares[-1],
         "static_frontier_share_min": min(static),
@@ -261,7 +285,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--requests", type=int, default=16, help="high requests in a cell")
+    parser.add_argument("--requests", type=int, default=18, help="high requests in a cell")
     parser.add_argument("--cells", type=Path, help="write the table, as JSON, to this file")
     parser.add_argument("--plot", type=Path, help="draw the curve into this PNG")
     parser.add_argument("--skip-http", action="store_true")

@@ -25,7 +25,7 @@ from benchmarks.isolation_load import HIGH_TOKENS, LOW_TOKENS, percentile
 from config import connections, embedded_redis
 
 QUEUE = "low"
-ROUNDS = 3
+ROUNDS = 6
 DUTY = 0.4
 
 

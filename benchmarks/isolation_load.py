@@ -16,6 +16,9 @@ HIGH, LOW = 0, 100
 HIGH_TOKENS, LOW_TOKENS = 129, 129
 """Output tokens; the median answer of a conversation in Azure's trace of 2023."""
 
+FILLING_S = 0.5
+"""Until all low requests are in the engine."""
+
 _numbers = itertools.count()
 
 
@@ -69,7 +72,7 @@ class Load:
 
         tasks = [asyncio.create_task(forever()) for _ in range(num)]
         try:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(FILLING_S)
             yield
         finally:
             for task in tasks:

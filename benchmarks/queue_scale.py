@@ -1,9 +1,10 @@
 """What a long queue costs: claims and submissions beside up to a million waiting jobs.
 
-At each level the queue is filled with jobs of a batch tier; then single submissions, looks at the
-line before a job in the middle, and claims of 16 jobs, are timed, each from its first byte to its
-reply. The claimed jobs are handed back, not
-timed, so that the level stays. Memory is Redis's own `used_memory`, over the jobs added or ended.
+Each level is a queue of jobs of a batch tier in a server of its own. Single submissions, looks at
+the line before a job in the middle, and claims of 16 jobs are timed, each from its first byte to
+its reply, ROUND times at one level, then at the next, and so on: what else the machine does
+meanwhile is shared by all. The claimed jobs are handed back, not timed, so that the level stays.
+Memory is Redis's own `used_memory`, over the jobs added or ended.
 """
 
 import argparse
@@ -11,9 +12,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from redis import Redis
 from rq import Queue
@@ -33,6 +35,9 @@ QUEUE, TIER = "low", "batch"
 REQUEST = Request(endpoint="/v1/completions", body={"prompt": "128+256=", "max_tokens": 8})
 CHUNK = 5_000
 CLAIM = 16
+ROUND = 20
+
+T = TypeVar("T")
 
 
 def fill(connection: Redis, level: int) -> None:
@@ -54,27 +59,6 @@ def _until_settled(connection: Redis) -> None:
         time.sleep(0.1)
 
 
-def p99_ms(call: Callable[[], object], times: int) -> float:
-    """Return the 99th percentile of a call's duration."""
-    took = []
-    for _ in range(times):
-        begun = time.perf_counter()
-        call()
-        took.append(time.perf_counter() - begun)
-    return sorted(took)[int(times * 0.99)] * 1e3
-
-
-def claim_p99_ms(claims: Claims, times: int) -> float:
-    """Return the 99th percentile of claims, each handed back at once."""
-    took = []
-    for _ in range(times):
-        begun = time.perf_counter()
-        taken = claims.take(CLAIM)
-        took.append(time.perf_counter() - begun)
-        claims.release(taken)
-    return sorted(took)[int(times * 0.99)] * 1e3
-
-
 def used_memory(connection: Redis) -> int:
     """Return the bytes that Redis's data takes."""
     return int(connection.info("memory")["used_memory"])
@@ -90,32 +74,63 @@ def bytes_per_finished_job(connection: Redis, claims: Claims, jobs: int) -> floa
     return (used_memory(connection) - before) / jobs
 
 
-def measure(url: str, levels: list[int], times: int) -> dict[str, float]:
+class Line:
+    """A queue of so many waiting jobs, in a server of its own."""
+
+    def __init__(self, url: str, level: int) -> None:
+        self.level = level
+        self.connection = connections.commands(url)
+        self.submitter = Submitter(self.connection, Settings(redis_url=url).tiers())
+        once = connections.commands_like(self.connection, repeat=False)
+        self.claims = Claims(once, "w", [QUEUE], 600.0)
+        self.took: dict[str, list[float]] = {"submit": [], "look": [], "claim": []}
+        empty = used_memory(self.connection)
+        fill(self.connection, level)
+        self.bytes_per_job = (used_memory(self.connection) - empty) / level
+        queue = Queue(QUEUE, connection=self.connection)
+        self._middle = queue.get_job_ids(level // 2, 1)[0]
+
+    def round(self, times: int) -> None:
+        """Time each of the three so many times; hand back what was claimed."""
+        for _ in range(times):
+            self._time("submit", lambda: self.submitter.submit(REQUEST, tier=TIER))
+            self._time("look", lambda: look(self.connection, [QUEUE], QUEUE, self._middle))
+            self.claims.release(self._time("claim", lambda: self.claims.take(CLAIM)))
+
+    def _time(self, name: str, call: Callable[[], T]) -> T:
+        begun = time.perf_counter()
+        result = call()
+        self.took[name].append(time.perf_counter() - begun)
+        return result
+
+    def quantile_ms(self, name: str, share: float) -> float:
+        """Return how long at most so large a share of the calls took."""
+        took = sorted(self.took[name])
+        return took[int(len(took) * share)] * 1e3
+
+
+def measure(lines: list[Line], times: int) -> dict[str, float]:
     """Return all figures."""
-    connection = connections.commands(url)
-    submitter = Submitter(connection, Settings(redis_url=url).tiers())
-    claims = Claims(connections.commands_like(connection, repeat=False), "w", [QUEUE], 600.0)
+    for _ in range(times // ROUND):
+        for line in lines:
+            line.round(ROUND)
     figures: dict[str, float] = {}
-    empty = used_memory(connection)
-    for level in levels:
-        fill(connection, level)
-        waiting = (used_memory(connection) - empty) / level
-        submit_ms = p99_ms(lambda: submitter.submit(REQUEST, tier=TIER), times)
-        middle = Queue(QUEUE, connection=connection).get_job_ids(level // 2, 1)[0]
-        look_ms = p99_ms(partial(look, connection, [QUEUE], QUEUE, middle), times)
-        claim_ms = claim_p99_ms(claims, times)
-        figures |= {f"submit_p99_ms_{level}": submit_ms, f"claim_p99_ms_{level}": claim_ms}
-        figures[f"look_p99_ms_{level}"] = look_ms
-        line = f"submit p99 {submit_ms:.2f} ms, look p99 {look_ms:.2f} ms, "
-        line += f"claim p99 {claim_ms:.2f} ms, {waiting:.0f} B a job"
-        print(f"{level:>9,} waiting: {line}", file=sys.stderr)
-    for name in ("claim", "submit"):
-        first, last = figures[f"{name}_p99_ms_{levels[0]}"], figures[f"{name}_p99_ms_{levels[-1]}"]
-        figures[f"{name}_p99_growth"] = last / first
-    added = bytes_per_finished_job(connection, claims, 1600)
+    for line in lines:
+        told = [f"{line.level:>9,} waiting"]
+        for name in line.took:
+            p50, p99 = line.quantile_ms(name, 0.5), line.quantile_ms(name, 0.99)
+            figures |= {f"{name}_p50_ms_{line.level}": p50, f"{name}_p99_ms_{line.level}": p99}
+            told.append(f"{name} {p50:.2f}, {p99:.2f} ms")
+        print("; ".join([*told, f"{line.bytes_per_job:.0f} B a job"]), file=sys.stderr)
+    for name in ("claim", "submit", "look"):
+        for p in ("p50", "p99"):
+            least, most = (figures[f"{name}_{p}_ms_{line.level}"] for line in (lines[0], lines[-1]))
+            figures[f"{name}_{p}_growth"] = most / least
+    longest = lines[-1]
+    added = bytes_per_finished_job(longest.connection, longest.claims, 1600)
     return figures | {
-        "bytes_per_waiting_job": waiting,
-        "bytes_per_finished_job": waiting + added,
+        "bytes_per_waiting_job": longest.bytes_per_job,
+        "bytes_per_finished_job": longest.bytes_per_job + added,
     }
 
 
@@ -129,9 +144,13 @@ def main() -> None:
     args = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="slalom-benchmark-") as directory,
-        embedded_redis.running(Path(directory)) as url,
+        ExitStack() as servers,
     ):
-        figures = measure(url, args.levels, args.times)
+        lines = []
+        for level in args.levels:
+            server = embedded_redis.running(Path(directory) / str(level))
+            lines.append(Line(servers.enter_context(server), level))
+        figures = measure(lines, args.times)
     report.emit(NAME, figures, as_json=args.json)
 
 

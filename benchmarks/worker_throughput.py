@@ -4,9 +4,10 @@ No-op jobs on the same Redis with the same serializer, in RQ's forking Worker, R
 GPUWorker with 1, 64 and 256 in flight, each a process started from the command line (`--burst`).
 Rates run from the first start to the last end by the jobs' own instants, so that start-up does not
 count. Pick-up is the time on an idle worker, one job after another, from the instant at which the
-producer sends the job to Redis until its start as RQ records it (`started_at`); `first_line` is the
-stricter one, until the first line of the job's function. `bare_blpop` is a process that only waits
-for the job's id in Redis's own BLPOP: no worker can learn of a job sooner.
+job is in its queue, by Redis's clock, until its start as RQ records it (`started_at`); `first_line`
+is the stricter one, until the first line of the job's function; `sent` counts from when the
+producer begins to send the job. `bare_blpop` is a process that only waits for the job's id in
+Redis's own BLPOP: no worker can learn of a job sooner.
 """
 
 import argparse
@@ -118,8 +119,9 @@ def throughput(contender: Contender, connection: Redis, url: str) -> Run:
 class Pickup:
     """How long one job waited (s)."""
 
-    started: float
+    pickup: float
     first_line: float
+    sent: float
 
 
 def pickup(contender: Contender, connection: Redis, url: str, jobs: int) -> list[Pickup]:
@@ -133,24 +135,31 @@ def pickup(contender: Contender, connection: Redis, url: str, jobs: int) -> list
     try:
         for _ in range(jobs):
             time.sleep(0.02)  # idle again
-            with connection.pipeline() as pipeline:
-                job = queue.enqueue(CLOCK, pipeline=pipeline)
-                sent = time.time()
-                pipeline.execute()
+            job, sent, queued = _enqueue(queue)
             while job.get_status() != "finished":
                 time.sleep(0.001)
             job.refresh()
-            began, first_line = job.started_at, job.return_value()
-            assert began
-            waits.append(Pickup(began.timestamp() - sent, float(first_line or 0.0) - sent))
+            assert job.started_at
+            began, first_line = job.started_at.timestamp(), float(job.return_value() or 0.0)
+            waits.append(Pickup(began - queued, first_line - queued, began - sent))
     finally:
         worker.terminate()
         worker.wait()
     return waits
 
 
-def bare_blpop(connection: Redis, url: str, jobs: int) -> list[float]:
-    """Return how long each of `jobs` jobs took from its sending until a bare BLPOP had its id."""
+def _enqueue(queue: Queue) -> tuple[Job, float, float]:
+    """Enqueue a job; return it, when it was sent, and when it was in the queue (epoch s)."""
+    with queue.connection.pipeline() as pipeline:
+        job = queue.enqueue(CLOCK, pipeline=pipeline)
+        pipeline.time()  # in the same transaction, right after the push
+        sent = time.time()
+        seconds, microseconds = pipeline.execute()[-1]
+    return job, sent, seconds + microseconds / 1e6
+
+
+def bare_blpop(connection: Redis, url: str, jobs: int) -> list[Pickup]:
+    """Return how long each of `jobs` jobs took until a bare BLPOP had its id."""
     connection.flushdb()
     process = multiprocessing.get_context("spawn").Process(target=_pop, args=(url, jobs))
     process.start()
@@ -160,13 +169,11 @@ def bare_blpop(connection: Redis, url: str, jobs: int) -> list[float]:
         time.sleep(0.05)
     for _ in range(jobs):
         time.sleep(0.02)
-        with connection.pipeline() as pipeline:
-            queue.enqueue(CLOCK, pipeline=pipeline)
-            sent = time.time()
-            pipeline.execute()
+        _, sent, queued = _enqueue(queue)
         while not (woken := connection.blpop("woken")):
             pass
-        waits.append(float(woken[1]) - sent)
+        popped = float(woken[1])
+        waits.append(Pickup(popped - queued, popped - queued, popped - sent))
     process.join()
     return waits
 
@@ -207,19 +214,20 @@ def measure(url: str) -> dict[str, float]:
 
 
 def _add_pickup(figures: dict[str, float], connection: Redis, url: str) -> None:
-    for contender in (CONTENDERS[1], CONTENDERS[3]):
-        waits = pickup(contender, connection, url, PICKUPS)
-        for name, values in (
-            ("pickup", sorted(wait.started for wait in waits)),
-            ("first_line", sorted(wait.first_line for wait in waits)),
-        ):
-            figures[f"{contender.label}_{name}_p50_ms"] = statistics.median(values) * 1e3
-            figures[f"{contender.label}_{name}_p99_ms"] = values[int(len(values) * 0.99)] * 1e3
-    floor = statistics.median(bare_blpop(connection, url, PICKUPS))
-    figures["bare_blpop_p50_ms"] = floor * 1e3
-    for name in ("pickup", "first_line"):
-        ours, theirs = (figures[f"{c.label}_{name}_p50_ms"] for c in (CONTENDERS[3], CONTENDERS[1]))
-        figures[f"{name}_p50_vs_simple_worker"] = ours / theirs
+    theirs, ours = CONTENDERS[1], CONTENDERS[3]
+    waits = {
+        contender.label: pickup(contender, connection, url, PICKUPS) for contender in (theirs, ours)
+    }
+    waits["bare_blpop"] = bare_blpop(connection, url, PICKUPS)
+    for label, found in waits.items():
+        for name in ("pickup", "first_line", "sent"):
+            values = sorted(getattr(wait, name) for wait in found)
+            figures[f"{label}_{name}_p50_ms"] = statistics.median(values) * 1e3
+            figures[f"{label}_{name}_p99_ms"] = values[int(len(values) * 0.99)] * 1e3
+    for name in ("pickup", "first_line", "sent"):
+        figures[f"{name}_p50_vs_simple_worker"] = (
+            figures[f"{ours.label}_{name}_p50_ms"] / figures[f"{theirs.label}_{name}_p50_ms"]
+        )
 
 
 def main() -> None:

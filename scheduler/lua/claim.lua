@@ -40,7 +40,11 @@ local score = string.format('%.6f', now + lease + grace)
 local ttl = math.ceil(lease + grace) + 60
 local claimed, num_open, num_passed = {}, num_queues, 0
 
-local function start(job, place, alone)
+-- What a claim looks at in a record, in this order.
+local STATUS, SUSPECT, FINISH_BY, START_BY, ATTEMPTS, STREAM, STARTS, SO_FAR, PARTIAL, LINE = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10
+local FIELDS = {'status', 'suspect', 'finish_by', 'start_by', 'attempts', 'stream', 'starts', 'so_far', 'partial', 'line'}
+
+local function start(job, was, place, alone)
   local key = 'rq:job:' .. job
   local execution = prefix .. string.format('%08x', #claimed)
   local record = 'rq:execution:' .. job .. ':' .. execution
@@ -53,13 +57,11 @@ local function start(job, place, alone)
   redis.call('ZADD', KEYS[2 * place], score, job .. ':' .. execution)
   redis.call('HSET', key, 'status', 'started', 'started_at', now_text, 'last_heartbeat', now_text, 'worker_name', worker)
   local attempts = redis.call('HINCRBY', key, 'attempts', 1)
-  if redis.call('HEXISTS', key, 'stream') == 1 then
-    redis.call('HSET', key, 'starts', math.max(attempts, tonumber(redis.call('HGET', key, 'starts') or 0) + 1))
-  end
+  if was[STREAM] then redis.call('HSET', key, 'starts', math.max(attempts, tonumber(was[STARTS] or 0) + 1)) end
   redis.call('PERSIST', key)
   claimed[#claimed + 1] = {job, execution, place, alone, redis.call('HGETALL', key)}
-  if redis.call('HDEL', key, 'so_far') == 1 then redis.call('HINCRBY', key, 'resumed', 1) end
-  redis.call('HDEL', key, 'partial', 'line')
+  if was[SO_FAR] then redis.call('HINCRBY', key, 'resumed', 1) end
+  if was[SO_FAR] or was[PARTIAL] or was[LINE] then redis.call('HDEL', key, 'so_far', 'partial', 'line') end
 end
 
 local function has_passed(instant)
@@ -78,10 +80,10 @@ end
 -- Start what may be started of `jobs`; put back the rest into their list, from the first that may not.
 local function start_all(jobs, place, list)
   for i, job in ipairs(jobs) do
-    local fields = redis.call('HMGET', 'rq:job:' .. job, 'status', 'suspect', 'finish_by', 'start_by', 'attempts')
-    local waits = fields[1] == 'queued' or fields[1] == 'created'
-    local is_late = waits and (has_passed(fields[3]) or not fields[5] and has_passed(fields[4]))
-    local is_suspect = fields[2] and waits and not is_late
+    local was = redis.call('HMGET', 'rq:job:' .. job, unpack(FIELDS))
+    local waits = was[STATUS] == 'queued' or was[STATUS] == 'created'
+    local is_late = waits and (has_passed(was[FINISH_BY]) or not was[ATTEMPTS] and has_passed(was[START_BY]))
+    local is_suspect = was[SUSPECT] and waits and not is_late
     if num_open < place or is_suspect and (#claimed > 0 or not is_empty) then
       for j = #jobs, i, -1 do redis.call('LPUSH', list, jobs[j]) end
       num_open = place - 1
@@ -90,10 +92,10 @@ local function start_all(jobs, place, list)
       num_passed = num_passed + 1
       if is_late then put_aside(job, place) end
     elseif is_suspect then
-      start(job, place, 1)
+      start(job, was, place, 1)
       num_open = place - 1
     else
-      start(job, place, 0)
+      start(job, was, place, 0)
     end
   end
 end

@@ -1,18 +1,12 @@
 """Embeddings: the adder as a model that embeds, behind gunicorn, asked with OpenAI's SDK."""
 
-import os
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
-from redis import Redis
 
-from config import connections
-from scheduler.autoscaler.local_pool import worker_command
-from tests.conftest import until
-from tests.integration.test_api_processes import serving
+from tests.e2e.other_model import served
 from tests.openai_sdk import Sdk, sdk
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -22,28 +16,11 @@ FLAGS = "--runner pooling --convert embed"
 
 
 @pytest.fixture(scope="module")
-def redis(_server: str) -> Iterator[Redis]:
-    with connections.commands(_server.removesuffix("/0") + "/10") as client:
-        client.flushdb()
-        yield client
-        client.flushdb()
-
-
-@pytest.fixture(scope="module")
-def port(_server: str, redis: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def port(_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """The port of a server whose worker embeds."""
-    url, log = _server.removesuffix("/0") + "/10", tmp_path_factory.mktemp("embed") / "worker.log"
-    variables = {"REDIS_URL": url, "SLALOM_ENGINE": "vllm", "SLALOM_VLLM_ARGS": FLAGS}
-    command = [*worker_command(), "high", "low"]
-    with log.open("wb") as output, serving(url) as (_, port):
-        environment = {**os.environ, **variables}
-        worker = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
-        try:
-            until(lambda: "worker ready" in log.read_text() or worker.poll(), give_up_s=300)
-            yield port
-        finally:
-            worker.terminate()
-            worker.wait(timeout=60)
+    url = _server.removesuffix("/0") + "/10"
+    with served(url, tmp_path_factory.mktemp("embed"), FLAGS) as port:
+        yield port
 
 
 @pytest.fixture(params=["sync", "async"])
