@@ -17,8 +17,9 @@ from redis import Redis
 from benchmarks.api_servers import PLAIN, SLALOM, Server, answers, serving, start_load
 from config import connections
 from config.settings import load
-from scheduler import models, rates
-from scheduler.rates import MEMORY_SCORES, Moments, TierRates, WorkerRates
+from scheduler import models, rates, scores
+from scheduler.rates import Moments, TierRates, WorkerRates
+from scheduler.scores import MEMORY_SCORES, MOST_SCORES, Scored
 
 QUEUE, TIER = "low", "batch"
 CLIENTS = 8
@@ -49,8 +50,10 @@ def worker_heard(connection: Redis) -> None:
         work=250_000.0,
         tiers={TIER: tier},
     )
-    scores = {QUEUE: [f"{n / 500:.3f} {n / 400:.3f}" for n in range(MEMORY_SCORES)]}
-    rates.publish(connection, "w", learnt, scores, ttl_s=3600)
+    rates.publish(connection, "w", learnt, ttl_s=3600)
+    for report in range(MEMORY_SCORES // MOST_SCORES):
+        scored = Scored([(n / 50, n / 40) for n in range(report, report + MOST_SCORES)])
+        scores.publish(connection, {QUEUE: scored})
 
 
 def turn(server: Server, requests: int, clients: int = CLIENTS) -> Turn:

@@ -12,10 +12,10 @@ trace of 2023. The same vLLM serves all policies:
     slo S            … as many as let the high one have S times its idle time per token
 
 The machine's speed drifts by a half within a minute. So every cell is measured in rounds: high
-alone, low alone, both together; and each round is divided by its own beginning. Then the frontier:
-high without a pause, slowed by S; the most that low can get follows from the step times t(1) and
-t(1 + N), measured in each round; static limits are held against it too. Last the same over HTTP,
-with the product's own processes.
+alone, low alone, both together, high alone again; and each round is divided by its own high alone
+and its own low alone. Then the frontier: high without a pause, slowed by S; the most that low can
+get follows from the step times t(1) and t(1 + N), measured in each round; static limits are held
+against it too. Last the same over HTTP, with the product's own processes.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import uvloop
 
@@ -50,8 +50,10 @@ STATIC = (4, 8, 16, 32)
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 SLOWDOWNS = (1.1, 1.5, 2.0)
 SLO_TPOT, SLO_TTFT = 3.0, 10.0
-ROUNDS, NUM_ALONE, ALONE_S = 3, 4, 0.6
-"""Rounds of a cell; in each of them, high requests alone, and seconds of low alone."""
+ROUNDS, NUM_ALONE, ALONE_S = 3, 3, 0.6
+"""Rounds of a cell; high requests alone before and after it; seconds of low alone."""
+PAIRS = 24
+"""Of low alone, without a gate and with one."""
 DUTIES = (0.1, 0.4, 0.8)
 RARE, SEEN_RARELY = 0.1, ("priority", "reserve", "strict")
 """A duty at which a cell takes minutes, and the policies that are measured there all the same."""
@@ -65,6 +67,15 @@ class Idle:
     tpot: float
     total: float
     ratios: tuple[float, ...]
+
+    @classmethod
+    def of(cls, served: Sequence[Served]) -> Self:
+        """Return what these were."""
+        ttft, tpot, total = (
+            statistics.median(getattr(s, name) for s in served)
+            for name in ("ttft", "tpot", "total")
+        )
+        return cls(ttft, tpot, total, tuple(s.total / total for s in served))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +123,10 @@ class Bench:
     requests: int
     """High requests that a cell waits for."""
 
-    async def idle(self) -> Idle:
+    async def alone(self) -> list[Served]:
         """Return how high requests are served with nothing beside them."""
         switch(self.path, None)
-        served = await self.load.high_times(NUM_ALONE, 0.0)
-        return Idle(
-            statistics.median(s.ttft for s in served),
-            statistics.median(s.tpot for s in served),
-            statistics.median(s.total for s in served),
-            _ratios(served),
-        )
+        return await self.load.high_times(NUM_ALONE, 0.0)
 
     async def low_only(
         self, num: int, gate: GateOptions | None = None, s: float = ALONE_S
@@ -133,24 +138,35 @@ class Bench:
             took = await _slept(ALONE_S)
             return float(self.load.llm.steps.num_tokens - before) / took
 
+    async def low_only_with_gate(self) -> list[tuple[float, float]]:
+        """Return pairs of low alone without a gate and with a strict one, in turn the first."""
+        pairs = []
+        for n in range(PAIRS):
+            gates = [None, gated("strict")][:: 1 if n % 2 else -1]
+            rates = {gate is None: await self.low_only(SATURATED, gate) for gate in gates}
+            pairs.append((rates[True], rates[False]))
+        return pairs
+
     async def rounds(self, policy: Policy, duty: float, num_alone: int = SATURATED) -> list[Round]:
         """Return one cell's rounds; `num_alone` low requests are measured alone."""
         return [await self._round(policy, duty, num_alone) for _ in range(ROUNDS)]
 
     async def _round(self, policy: Policy, duty: float, num_alone: int) -> Round:
-        idle, low_alone = await self.idle(), await self.low_only(num_alone)
-        switch(self.path, policy.gate_beside(idle))
+        alone, low_alone = await self.alone(), await self.low_only(num_alone)
+        before = Idle.of(alone)
+        switch(self.path, policy.gate_beside(before))
         steps = self.load.llm.steps
         async with self.load.low(policy.low):
             tokens, evicted = steps.num_tokens, steps.num_preempted
             began = asyncio.get_running_loop().time()
-            pause_s = idle.total * (1 - duty) / duty
+            pause_s = before.total * (1 - duty) / duty
             served = await self.load.high_times(self.requests // ROUNDS, pause_s)
             took = asyncio.get_running_loop().time() - began
             high = len(served) * HIGH_TOKENS
             low = steps.num_tokens - tokens - high
             evicted = steps.num_preempted - evicted
-            return Round(idle, low_alone, tuple(served), low / took, high / took, evicted)
+        idle = Idle.of([*alone, *await self.alone()])
+        return Round(idle, low_alone, tuple(served), low / took, high / took, evicted)
 
     async def measure(self, policy: Policy, duty: float) -> Cell:
         """Return one cell."""
@@ -229,32 +245,32 @@ def policies() -> list[Policy]:
     ]
 
 
-async def measure(path: Path, requests: int) -> tuple[list[Cell], dict[str, float]]:
+async def measure(path: Path, requests: int, only: str) -> tuple[list[Cell], dict[str, float]]:
     """Return the table and the figures of everything inside one engine."""
     llm = _start()
     bench = Bench(Load(llm), path, requests)
+    figures: dict[str, float] = {}
     try:
-        await bench.idle()
-        pairs = [
-            (await bench.low_only(SATURATED), await bench.low_only(SATURATED, gated("strict")))
-            for _ in range(4 * ROUNDS)
-        ]
+        await bench.alone()
+        pairs = await bench.low_only_with_gate()
         cells = [
             await bench.measure(policy, duty)
             for duty in DUTIES
             for policy in policies()
-            if duty > RARE or policy.label in SEEN_RARELY
+            if policy.label.startswith(only) and (duty > RARE or policy.label in SEEN_RARELY)
         ]
-        shares = [await bench.frontier(s) for s in (*SLOWDOWNS, SLO_TPOT)]
-        static = [await bench.static_frontier(num) for num in STATIC]
+        if not only:
+            shares = [await bench.frontier(s) for s in (*SLOWDOWNS, SLO_TPOT)]
+            static = [await bench.static_frontier(num) for num in STATIC]
+            figures["frontier_share_min"] = min(shares[:-1])
+            figures["slo_low_vs_frontier"] = shares[-1]
+            figures["static_frontier_share_min"] = min(static)
     finally:
         llm.shutdown()
     return cells, {
         "low_vs_low_only_at_0": statistics.median(ours / theirs for theirs, ours in pairs),
         "low_only_tokens_per_s": statistics.median(theirs for theirs, _ in pairs),
-        "frontier_share_min": min(shares[:-1]),
-        "slo_low_vs_frontier": shares[-1],
-        "static_frontier_share_min": min(static),
+        **figures,
         **figures_of(cells, f"slo {SLO_TPOT}"),
     }
 
@@ -268,11 +284,6 @@ def _start() -> Any:
     llm = make_llm(args)
     settle()
     return llm
-
-
-def _ratios(served: Sequence[Served]) -> tuple[float, ...]:
-    median = statistics.median(s.total for s in served)
-    return tuple(s.total / median for s in served)
 
 
 async def _slept(seconds: float) -> float:
@@ -289,13 +300,14 @@ def main() -> None:
     parser.add_argument("--cells", type=Path, help="write the table, as JSON, to this file")
     parser.add_argument("--plot", type=Path, help="draw the curve into this PNG")
     parser.add_argument("--skip-http", action="store_true")
+    parser.add_argument("--only", default="", help="policies whose names begin with this")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="slalom-benchmark-") as directory:
         path = Path(directory) / "gate"
         switch(path, None)
         os.environ |= {SWITCH: str(path), "REDIS_URL": "redis://127.0.0.1:1/0"}
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            cells, figures = runner.run(measure(path, args.requests))
+            cells, figures = runner.run(measure(path, args.requests, args.only))
     if args.cells:
         args.cells.write_text(json.dumps([asdict(cell) for cell in cells], indent=1))
     if args.plot:

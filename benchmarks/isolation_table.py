@@ -30,26 +30,27 @@ class Cell:
 
 
 def figures_of(cells: Sequence[Cell], slo_label: str) -> dict[str, float]:
-    """Return what the whole table says, in figures."""
-    strict = [c for c in cells if c.policy == "strict"]
-    beside = [ratio for c in strict for ratio in c.ratios]
-    alone = [ratio for c in strict for ratio in c.idle_ratios]
-    slo = next(c for c in cells if c.policy == slo_label and c.duty == 0.4)
+    """Return what the table says, in figures, as far as it has the policies for them."""
+    figures: dict[str, float] = {}
+    if strict := [c for c in cells if c.policy == "strict"]:
+        beside = [ratio for c in strict for ratio in c.ratios]
+        alone = [ratio for c in strict for ratio in c.idle_ratios]
+        for name, share in (("p50", 0.5), ("p95", 0.95)):
+            slowed = percentile(beside, share) / percentile(alone, share)
+            figures[f"worker_high_{name}_vs_idle"] = slowed
     at_40 = [c for c in cells if c.duty == 0.4]
+    if slo := [c for c in at_40 if c.policy == slo_label]:
+        figures["slo_high_attainment"] = slo[0].attained
     gates = [c for c in at_40 if c.policy.split()[0] in ("strict", "share", "slo")]
-    static = [c for c in at_40 if c.policy.startswith("static")]
-    return {
-        "worker_high_p50_vs_idle": percentile(beside, 0.5) / percentile(alone, 0.5),
-        "worker_high_p95_vs_idle": percentile(beside, 0.95) / percentile(alone, 0.95),
-        "slo_high_attainment": slo.attained,
-        "static_limits_dominated": statistics.mean(
+    if static := [c for c in at_40 if c.policy.startswith("static")]:
+        figures["static_limits_dominated"] = statistics.mean(
             any(
                 g.total["p95"] <= s.total["p95"] and g.low_tokens_per_s > s.low_tokens_per_s
                 for g in gates
             )
             for s in static
-        ),
-    }
+        )
+    return figures
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:

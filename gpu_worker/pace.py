@@ -17,10 +17,8 @@ from gpu_worker.endings import Ending, Finished
 from scheduler.claim import Claim
 from scheduler.jobs import FIRST_TOKEN_AT, FUNCTION
 from scheduler.rates import MEMORY_S, NO_TIER, TierRates, WorkerRates
+from scheduler.scores import Scored
 from scheduler.work import actual, max_tokens
-
-MOST_SCORES = 50
-"""Of one report: neighbours are late together, and a memory of many reports says more."""
 
 
 class Pace:
@@ -41,7 +39,7 @@ class Pace:
         self._was_backlogged = False
         self._done: dict[str, float] = defaultdict(float)
         """Work by queue, fading with time."""
-        self._scores: dict[str, list[str]] = defaultdict(list)
+        self._scored: dict[str, Scored] = defaultdict(Scored)
 
     def ended(self, claim: Claim, ending: Ending, *, is_backlogged: bool) -> None:
         """Learn from a job; `is_backlogged`: more jobs wait than the worker may hold."""
@@ -58,8 +56,8 @@ class Pace:
         self._was_backlogged = is_backlogged
         self._note_score(claim)
 
-    def report(self) -> tuple[WorkerRates, dict[str, list[str]]]:
-        """Return what is known by now, and some scores by queue since the last report."""
+    def report(self) -> tuple[WorkerRates, dict[str, Scored]]:
+        """Return what is known by now, and by queue how late jobs were since the last report."""
         self._fade()
         age_s = self._faded_at - self._began_at
         span_s = MEMORY_S * (1 - math.exp(-age_s / MEMORY_S))
@@ -67,9 +65,8 @@ class Pace:
         self._rates.obtained = obtained
         self._rates.most = self._limits(self._faded_at)
         self._rates.refill = self._admission.refill(self._faded_at)
-        scores = {queue: _thinned(latest) for queue, latest in self._scores.items()}
-        self._scores.clear()
-        return deepcopy(self._rates), scores
+        scored, self._scored = self._scored, defaultdict(Scored)
+        return deepcopy(self._rates), dict(scored)
 
     def _limits(self, now: float) -> dict[str, int]:
         """Return how many jobs of each queue the worker holds."""
@@ -108,12 +105,8 @@ class Pace:
                 tier.token_s.add((job.ended_at - first_at).total_seconds() / (output - 1))
 
     def _note_score(self, claim: Claim) -> None:
-        job = claim.job
-        if claim.promise and job.ended_at:
-            times = claim.claimed_at.timestamp(), job.ended_at.timestamp()
-            self._scores[claim.queue].append(claim.promise.score(*times))
-
-
-def _thinned(scores: list[str]) -> list[str]:
-    """Return up to MOST_SCORES of them, evenly spread."""
-    return scores[:: math.ceil(len(scores) / MOST_SCORES)]
+        """Note how late a job was; one that was to be taken at once says nothing of waiting."""
+        promise, ended_at = claim.promise, claim.job.ended_at
+        if promise and promise.forecast.start.mean > 0 and ended_at:
+            times = claim.claimed_at.timestamp(), ended_at.timestamp()
+            self._scored[claim.queue].add(promise.score(*times), promise.is_late(*times))

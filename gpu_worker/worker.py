@@ -54,7 +54,7 @@ from gpu_worker.suspension import Suspension
 from gpu_worker.threads import Threads
 from gpu_worker.tokens import Tokens
 from gpu_worker.upkeep import Upkeep
-from scheduler import models, rates
+from scheduler import models, rates, scores
 from scheduler.claim import Claim, Claims
 from scheduler.rescue import report_death
 from scheduler.starting import announced
@@ -309,10 +309,11 @@ class GPUWorker(Worker):
                 logger.warning("lease lost", extra=extra)
                 self._inflight.drop(claim)
         await self._in_thread(self._renew_record)
-        measured, scores = self._pace.report()
+        measured, scored = self._pace.report()
         ttl_s = options.record_s(self.worker_ttl, self._claims.lease_s)
         publish = partial(rates.publish, ttl_s=ttl_s)
-        await self._in_thread(publish, self._commands, self.name, measured, scores)
+        await self._in_thread(publish, self._commands, self.name, measured)
+        await self._in_thread(scores.publish, self._commands, scored)
 
     def _renew_record(self) -> None:
         """Keep the worker's record; write it again should it have expired."""

@@ -7,14 +7,12 @@ deviation comes from how far jobs were from what was expected of them, and from 
 That is a forecast: a mean and a deviation. A job keeps the one of its submission as its promise;
 once it has ended, its worker notes by how many deviations it was late, its score. The quantiles of
 recent scores, not those of a bell curve, turn later forecasts into p50 and p90 (normalised
-conformal prediction).
-
-    slalom:scores:{queue}   list   "start finish", latest first     written by scheduler.rates
+conformal prediction): `scheduler.scores`.
 """
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Self
@@ -22,6 +20,7 @@ from typing import Self
 from scheduler.deadlines import Deadlines
 from scheduler.line import Line, QueueView
 from scheduler.rates import Rates
+from scheduler.scores import P90, Scores
 from scheduler.work import Size
 
 DRIFT = 0.05
@@ -57,6 +56,8 @@ class Promise:
 
     made_at: float
     forecast: Forecast
+    start_p90_s: float
+    finish_p90_s: float
 
     @classmethod
     def read(cls, text: bytes | str | None) -> Self | None:
@@ -64,39 +65,30 @@ class Promise:
         decoded = text.decode() if isinstance(text, bytes) else text or ""
         try:
             at, *spans = map(float, decoded.split())
-            start, start_sd, finish, finish_sd = spans
-        except ValueError:
+            start, start_sd, finish, finish_sd, *p90s = spans
+            return cls(at, Forecast(Span(start, start_sd), Span(finish, finish_sd)), *p90s)
+        except (TypeError, ValueError):
             return None
-        return cls(at, Forecast(Span(start, start_sd), Span(finish, finish_sd)))
 
     def text(self) -> str:
         """Return what to write into the job's record."""
         start, finish = self.forecast.start, self.forecast.finish
-        numbers = (self.made_at, start.mean, start.sd, finish.mean, finish.sd)
+        p90s = self.start_p90_s, self.finish_p90_s
+        numbers = (self.made_at, start.mean, start.sd, finish.mean, finish.sd, *p90s)
         return " ".join(f"{number:.3f}" for number in numbers)
 
-    def score(self, started_at: float, finished_at: float) -> str:
+    def score(self, started_at: float, finished_at: float) -> tuple[float, float]:
         """Return by how many deviations the job started and finished late."""
         start, finish = self.forecast.start, self.forecast.finish
-        late = (
+        return (
             (started_at - self.made_at - start.mean) / max(start.sd, LEAST_SD_S),
             (finished_at - self.made_at - finish.mean) / max(finish.sd, LEAST_SD_S),
         )
-        return " ".join(f"{score:.3f}" for score in late)
 
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Recent scores of one queue, each list in order; a bell curve's while they are too few."""
-
-    start: Sequence[float] = field(default_factory=tuple)
-    finish: Sequence[float] = field(default_factory=tuple)
-
-    @classmethod
-    def read(cls, texts: Iterable[bytes]) -> Self:
-        """Return the scores in Redis's list."""
-        pairs = [tuple(map(float, text.split())) for text in texts]
-        return cls(sorted(pair[0] for pair in pairs), sorted(pair[1] for pair in pairs))
+    def is_late(self, started_at: float, finished_at: float) -> tuple[bool, bool]:
+        """Return whether the job started, and finished, later than its p90."""
+        started_s, finished_s = started_at - self.made_at, finished_at - self.made_at
+        return started_s > self.start_p90_s, finished_s > self.finish_p90_s
 
 
 def quantile_s(span: Span, scores: Sequence[float], share: float) -> float:
@@ -197,14 +189,16 @@ class Outlook:
         """Return the seconds within which it will start with probability `share`."""
         if self.forecast is None:
             return None
-        return quantile_s(self.forecast.start, self.scores.start, share)
+        level = _level(share, self.scores.start_p90)
+        return quantile_s(self.forecast.start, self.scores.start, level)
 
     def finish_s(self, share: float) -> float | None:
         """Return the seconds within which it will finish with probability `share`."""
         if self.forecast is None:
             return None
-        finish = quantile_s(self.forecast.finish, self.scores.finish, share)
-        return max(finish, quantile_s(self.forecast.start, self.scores.start, share))
+        level = _level(share, self.scores.finish_p90)
+        finish = quantile_s(self.forecast.finish, self.scores.finish, level)
+        return max(finish, self.start_s(share) or 0.0)
 
     def miss(self, deadlines: Deadlines) -> float:
         """Return the probability that a deadline is missed; 0 where nothing is known."""
@@ -222,4 +216,12 @@ class Outlook:
     @property
     def promise(self) -> Promise | None:
         """What the job is to keep of it."""
-        return Promise(self.at, self.forecast) if self.forecast else None
+        start_s, finish_s = self.start_s(P90), self.finish_s(P90)
+        if self.forecast is None or start_s is None or finish_s is None:
+            return None
+        return Promise(self.at, self.forecast, start_s, finish_s)
+
+
+def _level(share: float, p90: float) -> float:
+    """Return the share of the scores for a quantile: `p90` of them for 0.9, half for the median."""
+    return 0.5 + (share - 0.5) * (p90 - 0.5) / (P90 - 0.5)

@@ -7,12 +7,13 @@ from redis import Redis
 from rq.job import Job
 
 from config.tiers import TierTable
-from scheduler import keys
-from scheduler.estimate import Outlook, Scores, forecast
+from scheduler import scores
+from scheduler.estimate import Outlook, forecast
 from scheduler.fair_share import line_of
 from scheduler.jobs import FUNCTION, Request
 from scheduler.line import Line, look
 from scheduler.rates import NO_TIER, Rates, published
+from scheduler.scores import Scores
 from scheduler.tenants import ANYBODY, Tenant
 from scheduler.work import size
 
@@ -79,14 +80,11 @@ class Estimator:
         return measured
 
     def _read(self) -> _Measured:
-        with self.connection.pipeline(transaction=False) as pipeline:
-            for queue in self.tiers.queues:
-                pipeline.lrange(keys.scores(queue), 0, -1)
-            lists = pipeline.execute()
-        scores = {q: Scores.read(texts) for q, texts in zip(self.tiers.queues, lists, strict=True)}
         workers = published(self.connection)
         rates = {queue: Rates.of(workers, queue) for queue in self.tiers.queues}
-        return _Measured(rates, scores, time.monotonic())
+        return _Measured(
+            rates, scores.read(self.connection, list(self.tiers.queues)), time.monotonic()
+        )
 
 
 def _request(job: Job) -> Request:

@@ -49,6 +49,7 @@ Ours:
     slalom:bell:{queue}        list     one entry while jobs wait in lines of tenants
     slalom:rates:{worker}      string   JSON of what the worker measures, expires with its record
     slalom:scores:{queue}      list     how far recent promises were off, latest first
+    slalom:p90:{queue}         hash     which share of them a p90 is, of the start and the finish
     slalom:jobs:{tenant}       zset     job id -> created_at (epoch s), of every job with a record
     slalom:listed              set      tenants that have such a list
     slalom:once:{tenant}:{digest}  string  "{job} {fingerprint}": what an Idempotency-Key made
@@ -164,6 +165,11 @@ def bell(queue: str) -> str:
 def rates(worker: str) -> str:
     """Return the key of what a worker measures."""
     return f"slalom:rates:{worker}"
+
+
+def p90(queue: str) -> str:
+    """Return the key of the share of its scores that a p90 of a queue is."""
+    return f"slalom:p90:{queue}"
 
 
 def scores(queue: str) -> str:

@@ -6,7 +6,7 @@ job. A worker's capacity is measured only while jobs waited for it, for only the
     slalom:rates:{worker}   string   JSON of WorkerRates, expires with the worker's record
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self, cast
@@ -18,7 +18,6 @@ from scheduler import keys
 
 MEMORY_JOBS = 500
 MEMORY_S = 60.0
-MEMORY_SCORES = 500
 LEAST_BUSY_S = 3.0
 LEAST_JOBS = 20
 NO_TIER = ""
@@ -153,21 +152,9 @@ class Rates:
 _JSON = TypeAdapter(WorkerRates)
 
 
-def publish(
-    connection: Redis,
-    worker: str,
-    rates: WorkerRates,
-    scores: Mapping[str, Sequence[str]],
-    *,
-    ttl_s: int,
-) -> None:
-    """Tell what a worker measures, and by how much promises of late were off, by queue."""
-    with connection.pipeline() as pipeline:
-        pipeline.set(keys.rates(worker), _JSON.dump_json(rates), ex=ttl_s)
-        for queue, latest in scores.items():
-            pipeline.lpush(keys.scores(queue), *latest)
-            pipeline.ltrim(keys.scores(queue), 0, MEMORY_SCORES - 1)
-        pipeline.execute()
+def publish(connection: Redis, worker: str, rates: WorkerRates, *, ttl_s: int) -> None:
+    """Tell what a worker measures."""
+    connection.set(keys.rates(worker), _JSON.dump_json(rates), ex=ttl_s)
 
 
 def published(connection: Redis) -> list[WorkerRates]:

@@ -41,7 +41,7 @@ def measure(connection: Redis) -> None:
     tiers = {"premium": tier, "standard": tier, "batch": tier}
     worker = WorkerRates({"high": 0, "low": 0}, 1, 60.0, 60.0, 6000.0, {}, one, tiers)
     connection.sadd("rq:workers", "rq:worker:w")
-    rates.publish(connection, "w", worker, {}, ttl_s=60)
+    rates.publish(connection, "w", worker, ttl_s=60)
 
 
 def waiting(client: FlaskClient, count: int) -> None:

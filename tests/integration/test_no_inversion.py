@@ -28,7 +28,7 @@ from scheduler.fair_share import line_of
 from scheduler.finish import write
 from scheduler.promotion import promote
 from scheduler.rescue import report_death
-from scheduler.submit import Submitter
+from scheduler.submit import Submission, Submitter
 from tests.integration.test_claim import REQUEST
 from tests.integration.test_finish_and_rescue import success
 
@@ -57,17 +57,17 @@ class Traffic:
         self.draws.choices(acts, weights=[6, 6, 3, 1, 2, 1])[0]()
 
     def submit(self) -> None:
-        now = time.time()
-        for _ in range(self.draws.randint(1, 4)):
-            tier = self.draws.choice(["premium", "standard", "batch"])
-            field = self.draws.choice(["start_by", "finish_by"])
-            within_s = self.draws.choices([LATE, URGENT, EASY], weights=[1, 2, 3])[0]
-            deadlines = Deadlines(**{field: now + within_s}, since=now - 10)
-            tenant = self.draws.choice(TENANTS)
-            self.submitter.submit(REQUEST, tier=tier, tenant=tenant, deadlines=deadlines)
+        self.submitter.submit_many([self.submission() for _ in range(self.draws.randint(1, 12))])
+
+    def submission(self) -> Submission:
+        now, tier = time.time(), self.draws.choice(["premium", "standard", "batch"])
+        field = self.draws.choice(["start_by", "finish_by"])
+        within_s = self.draws.choices([LATE, URGENT, EASY], weights=[1, 2, 3])[0]
+        deadlines = Deadlines(**{field: now + within_s}, since=now - 10)
+        return Submission(REQUEST, tier, self.draws.choice(TENANTS), deadlines=deadlines)
 
     def claim(self) -> None:
-        taken = self.rights.take(self.draws.randint(1, 6), is_empty=not self.inflight)
+        taken = self.rights.take(self.draws.randint(1, 18), is_empty=not self.inflight)
         self.inflight += taken
         self.num_claims += len(taken)
         low = [claim for claim in taken if claim.queue == "low"]

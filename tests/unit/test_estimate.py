@@ -9,7 +9,6 @@ from scheduler.estimate import (
     Forecast,
     Outlook,
     Promise,
-    Scores,
     Span,
     forecast,
     miss,
@@ -17,6 +16,7 @@ from scheduler.estimate import (
 )
 from scheduler.line import Line, Place, QueueView
 from scheduler.rates import Moments, Rates, TierRates, WorkerRates
+from scheduler.scores import Scores
 from scheduler.work import Size
 
 SIZE = Size(work=50, output=50.0, output_sd=10.0)
@@ -186,16 +186,28 @@ def test_the_worse_of_two_deadlines_counts() -> None:
 
 
 def test_a_promise_is_read_as_it_was_written_and_scored_by_its_deviations() -> None:
-    promise = Promise(1000.5, Forecast(Span(10, 2), Span(20, 4)))
+    promise = Promise(1000.5, Forecast(Span(10, 2), Span(20, 4)), 13.0, 25.0)
 
     assert Promise.read(promise.text()) == promise
-    assert promise.score(1000.5 + 14, 1000.5 + 16) == "2.000 -1.000"
-    assert Promise.read("nonsense") is None
-    assert Promise.read(None) is None
+    assert promise.score(1000.5 + 14, 1000.5 + 16) == (2.0, -1.0)
+    assert promise.is_late(1000.5 + 14, 1000.5 + 16) == (True, False)
+    assert promise.is_late(1000.5 + 13, 1000.5 + 26) == (False, True)
+    for damaged in ("nonsense", "1.0 2.0 3.0 4.0 5.0", "1 2 3 4 5 6 7 8", None):
+        assert Promise.read(damaged) is None
 
 
-def test_scores_are_read_in_order() -> None:
-    assert Scores.read([b"2.0 -1.0", b"-3.0 4.0"]) == Scores([-3.0, 2.0], [-1.0, 4.0])
+def test_a_p90_is_the_share_of_the_scores_that_was_learnt() -> None:
+    wide = Scores(LATE, LATE, start_p90=0.98, finish_p90=0.8)
+    outlook = Outlook(0.0, SIZE, 5, 1.0, 1.0, Forecast(Span(10, 2), Span(20, 2)), wide)
+
+    assert outlook.start_s(0.9) == pytest.approx(10 + 2 * 9.8, abs=0.2)
+    assert outlook.start_s(0.5) == pytest.approx(10 + 2 * 5.0, abs=0.2)
+    assert outlook.finish_s(0.9) == pytest.approx(20 + 2 * 8.0, abs=0.2)
+    assert outlook.promise
+    assert (outlook.promise.start_p90_s, outlook.promise.finish_p90_s) == (
+        outlook.start_s(0.9),
+        outlook.finish_s(0.9),
+    )
 
 
 PLACES = [Place(n, 10 * n, 10, "low") for n in range(5001)]

@@ -1,5 +1,6 @@
 """A worker's capacity is measured while jobs wait for it, in the work that its jobs were."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
@@ -8,15 +9,17 @@ import pytest
 
 from gpu_worker.admission import Admission
 from gpu_worker.endings import Ending, Finished, Stopped
-from gpu_worker.pace import MOST_SCORES, Pace
+from gpu_worker.pace import Pace
 from scheduler.claim import Claim
 from scheduler.estimate import Forecast, Promise, Span
 from scheduler.jobs import FIRST_TOKEN_AT, FUNCTION
 from scheduler.line import Place
 from scheduler.rates import NO_TIER
+from scheduler.scores import Scored
 
 BEGAN = datetime(2026, 11, 21, tzinfo=UTC)
-PROMISE = Promise(BEGAN.timestamp(), Forecast(Span(0, 1), Span(1, 1)))
+PROMISE = Promise(BEGAN.timestamp() - 5, Forecast(Span(5, 1), Span(6, 1)), 6.0, 7.0)
+AT_ONCE = Promise(BEGAN.timestamp(), Forecast(Span(0, 1), Span(1, 1)), 0.1, 2.0)
 
 
 class Clock:
@@ -128,14 +131,12 @@ def test_only_answers_are_measured(pace: Pace, taken: Claim, ending: Ending) -> 
     assert (rates.tiers, rates.obtained, scores) == ({}, {}, {})
 
 
-def test_promises_are_scored_some_of_each_report(pace: Pace, clock: Clock) -> None:
+def test_promises_to_those_who_waited_are_scored(pace: Pace, clock: Clock) -> None:
     end(pace, clock, 7, each_s=1, is_backlogged=True)
-    few = pace.report()[1]["low"]
-    end(pace, clock, 1000, each_s=1, is_backlogged=True)
-    many = pace.report()[1]["low"]
+    pace.ended(replace(claim(), promise=AT_ONCE), answer(), is_backlogged=True)
+    pace.ended(replace(claim(), promise=None), answer(), is_backlogged=True)
 
-    assert few == ["0.000 2.000"] * 7
-    assert MOST_SCORES / 2 < len(many) <= MOST_SCORES
+    assert pace.report()[1] == {"low": Scored([(0.0, 2.0)] * 7, late=(0, 7))}
     assert pace.report()[1] == {}
 
 

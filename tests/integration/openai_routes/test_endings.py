@@ -37,7 +37,7 @@ def a_job_a_second(connection: Redis) -> None:
     tiers = {"premium": tier, "standard": tier, "batch": tier}
     worker = WorkerRates({"high": 0, "low": 0}, 1, 60.0, 60.0, 6000.0, {}, one, tiers)
     connection.sadd("rq:workers", "rq:worker:w")
-    rates.publish(connection, "w", worker, {}, ttl_s=60)
+    rates.publish(connection, "w", worker, ttl_s=60)
 
 
 def test_what_takes_too_long_is_a_504_and_goes_on(idle: int, connection: Redis) -> None:
