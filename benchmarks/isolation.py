@@ -52,6 +52,7 @@ SLOWDOWNS = (1.1, 1.5, 2.0)
 SLO_TPOT, SLO_TTFT = 3.0, 10.0
 ROUNDS, NUM_ALONE, ALONE_S = 3, 3, 0.6
 """Rounds of a cell; high requests alone before and after it; seconds of low alone."""
+FRONTIER = "frontier"
 PAIRS = 24
 """Of low alone, without a gate and with one."""
 DUTIES = (0.1, 0.4, 0.8)
@@ -259,7 +260,7 @@ async def measure(path: Path, requests: int, only: str) -> tuple[list[Cell], dic
             for policy in policies()
             if policy.label.startswith(only) and (duty > RARE or policy.label in SEEN_RARELY)
         ]
-        if not only:
+        if only in ("", FRONTIER):
             shares = [await bench.frontier(s) for s in (*SLOWDOWNS, SLO_TPOT)]
             static = [await bench.static_frontier(num) for num in STATIC]
             figures["frontier_share_min"] = min(shares[:-1])
@@ -300,7 +301,7 @@ def main() -> None:
     parser.add_argument("--cells", type=Path, help="write the table, as JSON, to this file")
     parser.add_argument("--plot", type=Path, help="draw the curve into this PNG")
     parser.add_argument("--skip-http", action="store_true")
-    parser.add_argument("--only", default="", help="policies whose names begin with this")
+    parser.add_argument("--only", default="", help=f"policies that begin with this, or {FRONTIER}")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="slalom-benchmark-") as directory:
         path = Path(directory) / "gate"

@@ -9,6 +9,7 @@ the engine dies under it, and it is an orphan until the worker takes it back.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -58,6 +59,8 @@ class Inflight:
         self._jobs: dict[str, tuple[Claim, Task]] = {}
         self._imposed: dict[str, Imposed | None] = {}
         """Endings from outside, by execution; None once it takes its course."""
+        self._alarms: dict[str, asyncio.TimerHandle] = {}
+        """What ends jobs at their `finish_by`, by execution."""
         self._aborts: set[asyncio.Task[None]] = set()
         self._orphans: dict[str, Claim] = {}
         self._changed = asyncio.Event()
@@ -91,6 +94,10 @@ class Inflight:
         claim.job.ended_at = None  # an earlier attempt's
         self._log(claim)
         self._start(claim, self._run(claim))
+        if (finish_by := claim.deadlines.finish_by) is not None:
+            left_s = max(0.0, finish_by - time.time())
+            alarm = asyncio.get_running_loop().call_later(left_s, self.expire, claim)
+            self._alarms[claim.execution_id] = alarm
 
     def stop(self, job_id: str) -> None:
         """End a job that its caller cancelled; unknown ids are somebody else's."""
@@ -204,6 +211,8 @@ class Inflight:
             return
         del self._jobs[claim.execution_id]
         self._imposed.pop(claim.execution_id, None)
+        if alarm := self._alarms.pop(claim.execution_id, None):
+            alarm.cancel()
         if isinstance(outcome, BaseException):
             self._on_error(claim, outcome)
         elif not isinstance(outcome, Aborted):

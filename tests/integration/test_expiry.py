@@ -224,7 +224,23 @@ def test_a_running_job_is_left_to_its_worker_which_is_told(
     assert [places(connection, claim.job.id) for claim in taken] == [["started"]] * 3
 
 
-def test_a_job_that_runs_past_finish_by_is_aborted(
+def test_a_running_job_is_aborted_at_its_finish_by_with_what_it_has(
+    connection: Redis, submitter: Submitter, start_worker: StartWorker
+) -> None:
+    start_worker("low", SLALOM_LEASE_S=str(HOUR_S))
+    soon = Deadlines(finish_by=time.time() + 2, since=time.time())
+
+    late = submitter.submit(LONG, tier="batch", deadlines=soon).id
+
+    until(lambda: status(connection, late) in jobs.ENDED)  # long before the first heartbeat
+    view = jobs.view(jobs.fetch(connection, late))
+    assert view.status == "expired"
+    assert view.failure is not None
+    assert view.failure["message"].endswith("and was still running")
+    assert view.response
+
+
+def test_a_job_whose_finish_by_passes_by_rediss_clock_is_aborted_at_a_heartbeat(
     connection: Redis, submitter: Submitter, start_worker: StartWorker
 ) -> None:
     late = submitter.submit(LONG, tier="batch").id
