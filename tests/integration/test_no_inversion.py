@@ -35,6 +35,8 @@ from tests.integration.test_finish_and_rescue import success
 POLICY = Promotion(service_s=30, max_share=0.5)
 LATE, URGENT, EASY = -5.0, 20.0, 86_400.0
 TENANTS = ("default", "acme", "bob")
+WEIGHTS = (6, 10, 10, 0.2, 2, 1)
+"""Of what may happen: deaths are rare, for what was in flight then is claimed one by one."""
 MOST_KEPT = 5_000
 """Claims after which the database is emptied."""
 
@@ -54,7 +56,7 @@ class Traffic:
         """Let one thing happen, and look whether a low job passed a high one."""
         acts: list[Callable[[], object]] = [self.submit, self.claim, self.end, self.die]
         acts += [lambda: promote(self.connection, "low", POLICY), self.expire]
-        self.draws.choices(acts, weights=[6, 6, 3, 1, 2, 1])[0]()
+        self.draws.choices(acts, weights=WEIGHTS)[0]()
 
     def submit(self) -> None:
         self.submitter.submit_many([self.submission() for _ in range(self.draws.randint(1, 12))])
