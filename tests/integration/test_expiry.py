@@ -227,7 +227,7 @@ def test_a_running_job_is_left_to_its_worker_which_is_told(
 def test_a_running_job_is_aborted_at_its_finish_by_with_what_it_has(
     connection: Redis, submitter: Submitter, start_worker: StartWorker
 ) -> None:
-    start_worker("low", SLALOM_LEASE_S=str(HOUR_S))
+    start_worker("--job-monitoring-interval", "3600", "low", SLALOM_LEASE_S=str(HOUR_S))
     soon = Deadlines(finish_by=time.time() + 2, since=time.time())
 
     late = submitter.submit(LONG, tier="batch", deadlines=soon).id
