@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 from redis import Redis
 from rq.job import Job
 from rq.results import Result
+from xdist.scheduler import LoadFileScheduling
 
 from config import connections, embedded_redis
 from config.settings import PREFIX, Settings
@@ -67,12 +68,25 @@ def submitter(connection: Redis, tiers: TierTable) -> Submitter:
     return Submitter(connection, tiers)
 
 
+class ByFile(LoadFileScheduling):
+    """Runs the tests of a file, or of the directory that shares one product, in one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = Path(super()._split_scope(nodeid))
+        return str(path.parent if path.parent.name == "product" else path)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together what shares an engine; skip what this machine lacks (a failure in CI)."""
+    """Give each test a name of its own; skip what this machine lacks (a failure in CI)."""
     for item in items:
-        is_of_product = "product" in getattr(item, "fixturenames", ())
-        group = "product" if is_of_product else str(item.path.relative_to(item.config.rootpath))
-        item.add_marker(pytest.mark.xdist_group(group))
+        if item.parent and not item.nodeid.endswith(item.name):
+            # schemathesis names all operations alike, and pytest-xdist would run one of them.
+            item._id = item.parent.id.child(item.name)
+    assert len({item.nodeid for item in items}) == len(items), "tests of one name"
     if os.environ.get("CI") == "true" or find_spec("vllm"):
         return
     for item in items:

@@ -239,11 +239,11 @@ def test_a_reply_that_was_lost_is_no_second_job(
     assert waiting[1:] == [response.get_json()["id"]]
 
 
-def hang_up(clients: list[socket.socket]) -> None:
+def hang_up(*sockets: socket.socket) -> None:
     """Shut down what may be open still at its other end."""
-    for client in clients:
+    for each in sockets:
         with suppress(OSError):
-            client.shutdown(socket.SHUT_RDWR)
+            each.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
@@ -273,16 +273,19 @@ def cutting_relay(server: int) -> Iterator[tuple[int, threading.Event]]:
                 if cut.is_set() and b"EXEC" in data:
                     cut.clear()
                     source.shutdown(socket.SHUT_RDWR)
-            target.shutdown(socket.SHUT_WR)
+        hang_up(target)
 
     with ExitStack() as sockets:
         listener = sockets.enter_context(socket.create_server(("127.0.0.1", 0)))
         start(accept)
-        yield listener.getsockname()[1], cut
-        listener.shutdown(socket.SHUT_RDWR)
-        hang_up(clients)
-    for thread in threads:
-        thread.join()
+        try:
+            yield listener.getsockname()[1], cut
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            threads[0].join()
+            hang_up(*clients)
+            for thread in threads:  # closing their sockets, which comes next, would wake none
+                thread.join()
 
 
 @pytest.mark.slow

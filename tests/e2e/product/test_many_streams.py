@@ -1,6 +1,6 @@
 """Streams from outside: 500 at once through the whole product, each caller its own answer.
 
-This module comes before `test_product`, whose last test ends the product that they share.
+This module comes before `test_whole_life`, whose last test ends the product that they share.
 """
 
 import asyncio
