@@ -8,14 +8,15 @@ trace of 2023. The same vLLM serves all policies:
     static N         the same, N low ones at most
     reserve          the same, an eighth of the seats stays free of low ones
     strict           the step gate, low ones never in a step with a high one (but for the floor)
-    share F          … the share F of them in every step with a high one
+    share F          … in the share F of the steps with a high one
     slo S            … as many as let the high one have S times its idle time per token
 
 The machine's speed drifts by a half within a minute. So every cell is measured in rounds: high
 alone, low alone, both together, high alone again; and each round is divided by its own high alone
 and its own low alone. Then the frontier: high without a pause, slowed by S; the most that low can
-get follows from the step times t(1) and t(1 + N), measured in each round; static limits are held
-against it too. Last the same over HTTP, with the product's own processes.
+get follows from the step times t(1) and t(1 + N), measured in each round. `share` is given the
+share that follows from them; `slo` and static limits are held against it too. Last the same over
+HTTP, with the product's own processes.
 """
 
 import argparse
@@ -25,8 +26,8 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -80,30 +81,37 @@ class Idle:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
-    """What low requests may do; `gate` is None for vLLM's own scheduler.
+class Alone:
+    """High alone, and `num_low` low requests alone: the first part of a round."""
 
-    The objectives of a gate at `slo` are multiples of the idle times.
-    """
+    idle: Idle
+    low: float
+    """Tokens per second."""
+    num_low: int
+
+    @property
+    def t_many(self) -> float:
+        """What a step of the low requests takes, in units of one of a high request."""
+        return self.num_low / self.low / self.idle.tpot
+
+
+Gating = Callable[[Alone], GateOptions | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How many low requests there are, and what gate; None: vLLM's own scheduler."""
 
     label: str
     low: int
-    gate: GateOptions | None = None
-
-    def gate_beside(self, idle: Idle) -> GateOptions | None:
-        """Return the gate, its objectives in seconds."""
-        if self.gate is None or self.gate.mode != "slo":
-            return self.gate
-        ttft_s, tpot_s = self.gate.ttft_s * idle.ttft, self.gate.tpot_s * idle.tpot
-        return replace(self.gate, ttft_s=ttft_s, tpot_s=tpot_s)
+    gating: Gating = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """High alone, low alone, and both together; `low` and `high` in tokens per second."""
+    """High and low alone, and both together; `low` and `high` in tokens per second."""
 
-    idle: Idle
-    low_alone: float
+    alone: Alone
     served: tuple[Served, ...]
     low: float
     high: float
@@ -113,6 +121,31 @@ class Round:
 def gated(mode: Mode, **fields: Any) -> GateOptions:
     """Return a gate."""
     return GateOptions(mode=mode, high_priority=HIGH, reserve=RESERVE, **fields)
+
+
+def strict(_: Alone) -> GateOptions:
+    """Return a gate that shuts."""
+    return gated("strict")
+
+
+def share(share: float) -> Gating:
+    """Return a gate that opens in a share of the steps."""
+    return lambda _: gated("share", share=share)
+
+
+def share_for(slowdown: float) -> Gating:
+    """Return one that opens in as many as slow high by this factor, on paper."""
+    return lambda alone: gated("share", share=share_of(slowdown, alone.t_many))
+
+
+def slo(slowdown: float, **options: Any) -> Gating:
+    """Return one whose objectives are multiples of the idle times."""
+
+    def gate(alone: Alone) -> GateOptions:
+        ttft_s, tpot_s = SLO_TTFT * alone.idle.ttft, slowdown * alone.idle.tpot
+        return gated("slo", ttft_s=ttft_s, tpot_s=tpot_s, **options)
+
+    return gate
 
 
 @dataclass
@@ -153,26 +186,28 @@ class Bench:
         return [await self._round(policy, duty, num_alone) for _ in range(ROUNDS)]
 
     async def _round(self, policy: Policy, duty: float, num_alone: int) -> Round:
-        alone, low_alone = await self.alone(), await self.low_only(num_alone)
-        before = Idle.of(alone)
-        switch(self.path, policy.gate_beside(before))
+        before = await self.alone()
+        low_alone = await self.low_only(num_alone)
+        alone = Alone(Idle.of(before), low_alone, num_alone)
+        switch(self.path, policy.gating(alone))
         steps = self.load.llm.steps
         async with self.load.low(policy.low):
             tokens, evicted = steps.num_tokens, steps.num_preempted
             began = asyncio.get_running_loop().time()
-            pause_s = before.total * (1 - duty) / duty
+            pause_s = alone.idle.total * (1 - duty) / duty
             served = await self.load.high_times(self.requests // ROUNDS, pause_s)
             took = asyncio.get_running_loop().time() - began
             high = len(served) * HIGH_TOKENS
             low = steps.num_tokens - tokens - high
             evicted = steps.num_preempted - evicted
-        idle = Idle.of([*alone, *await self.alone()])
-        return Round(idle, low_alone, tuple(served), low / took, high / took, evicted)
+        idle = Idle.of([*before, *await self.alone()])
+        alone = Alone(idle, low_alone, num_alone)
+        return Round(alone, tuple(served), low / took, high / took, evicted)
 
     async def measure(self, policy: Policy, duty: float) -> Cell:
         """Return one cell."""
         rounds = await self.rounds(policy, duty)
-        served = [(s, r.idle) for r in rounds for s in r.served]
+        served = [(s, r.alone.idle) for r in rounds for s in r.served]
         attained = [
             s.tpot <= SLO_TPOT * idle.tpot and s.ttft <= SLO_TTFT * idle.ttft for s, idle in served
         ]
@@ -185,49 +220,62 @@ class Bench:
             percentiles([s.tpot / idle.tpot for s, idle in served]),
             percentiles(ratios),
             statistics.mean(r.low for r in rounds),
-            statistics.mean(r.low / r.low_alone for r in rounds),
-            statistics.mean((r.low + r.high) / r.low_alone for r in rounds),
+            statistics.mean(r.low / r.alone.low for r in rounds),
+            statistics.mean((r.low + r.high) / r.alone.low for r in rounds),
             sum(r.evicted for r in rounds),
             statistics.mean(attained),
             tuple(ratios),
-            tuple(ratio for r in rounds for ratio in r.idle.ratios),
+            tuple(ratio for r in rounds for ratio in r.alone.idle.ratios),
         )
         show(cell)
         return cell
 
-    async def frontier(self, slowdown: float) -> float:
-        """Return low's tokens per second over the most that this slowdown of high allows."""
-        gate = gated("slo", tpot_s=slowdown, ttft_s=SLO_TTFT)
-        if slowdown != SLO_TPOT:
-            gate = replace(gate, margin=1.0)
-        policy = Policy(f"slo {slowdown}", SATURATED, gate)
-        return await self._share_of_most(policy, least_slowdown=slowdown)
+    async def share_of_most(self, policy: Policy, *, least_slowdown: float = 1.0) -> float:
+        """Return low's tokens per second over the most that this slowdown of high allows.
 
-    async def static_frontier(self, num: int) -> float:
-        """Return the same for `num` low requests and no gate, at the slowdown that they cause."""
-        return await self._share_of_most(Policy(f"static {num}", num))
-
-    async def _share_of_most(self, policy: Policy, *, least_slowdown: float = 1.0) -> float:
+        That is the slowdown that the policy causes, or `least_slowdown` if that is more.
+        """
         many = SEATS - RESERVE
         rounds = await self.rounds(policy, 1.0, num_alone=many + 1)
-        t_many = statistics.mean((many + 1) / r.low_alone / r.idle.tpot for r in rounds)
-        caused = statistics.mean(s.total / r.idle.total for r in rounds for s in r.served)
-        slowed = max(least_slowdown, caused)
-        low = statistics.mean(r.low * r.idle.tpot for r in rounds)
-        most = most_for_low(slowed, t_many, many)
+        t_many = statistics.mean(r.alone.t_many for r in rounds)
+        caused = statistics.mean(s.total / r.alone.idle.total for r in rounds for s in r.served)
+        low = statistics.mean(r.low * r.alone.idle.tpot for r in rounds)
+        most = most_for_low(max(least_slowdown, caused), t_many, many)
         told = f"{policy.label}: slowed by {caused:.2f}, t({many + 1}) = {t_many:.2f} t(1)"
         print(f"{told}, low {low:.2f} of {most:.2f} tokens per t(1)", file=sys.stderr)
         return low / most
+
+    async def frontier(self) -> dict[str, float]:
+        """Return the figures of that."""
+        wanted = {s: Policy(f"share for {s}", SATURATED, share_for(s)) for s in SLOWDOWNS}
+        shares = [await self.share_of_most(p, least_slowdown=s) for s, p in wanted.items()]
+        paced = {s: Policy(f"slo {s}", SATURATED, slo(s, margin=1.0)) for s in SLOWDOWNS}
+        slos = [await self.share_of_most(p, least_slowdown=s) for s, p in paced.items()]
+        loose = Policy(f"slo {SLO_TPOT}", SATURATED, slo(SLO_TPOT))
+        static = [await self.share_of_most(Policy(f"static {n}", n)) for n in STATIC]
+        return {
+            "frontier_share_min": min(shares),
+            "slo_frontier_share_min": min(slos),
+            "slo_low_vs_frontier": await self.share_of_most(loose, least_slowdown=SLO_TPOT),
+            "static_frontier_share_min": min(static),
+        }
+
+
+def share_of(slowdown: float, t_many: float) -> float:
+    """Return in which share of the steps many requests take part if high is slowed so much.
+
+    `t_many` is what such a step takes, in units of one of high alone.
+    """
+    return min(1.0, (slowdown - 1) / (t_many - 1))
 
 
 def most_for_low(slowdown: float, t_many: float, many: int) -> float:
     """Return the most tokens of low in t(1), if high takes `slowdown` times as long as alone.
 
     `t_many` is t(1 + many) in units of t(1). On a CPU t grows less than in a line, so that low gets
-    most if all of the `many` requests take part in some steps, and none in the others: in the share
-    f of them, where (1 - f) + f t(1 + many) is the slowdown.
+    most if all of the `many` requests take part in some steps, and none in the others.
     """
-    share = min(1.0, (slowdown - 1) / (t_many - 1))
+    share = share_of(slowdown, t_many)
     return share * many / (1 - share + share * t_many)
 
 
@@ -237,12 +285,9 @@ def policies() -> list[Policy]:
         Policy("priority", SATURATED),
         *(Policy(f"static {n}", n) for n in STATIC),
         Policy("reserve", SEATS - RESERVE),
-        Policy("strict", SATURATED, gated("strict")),
-        *(Policy(f"share {s:.3f}", SATURATED, gated("share", share=s)) for s in SHARES),
-        *(
-            Policy(f"slo {s}", SATURATED, gated("slo", tpot_s=s, ttft_s=SLO_TTFT))
-            for s in (*SLOWDOWNS, SLO_TPOT)
-        ),
+        Policy("strict", SATURATED, strict),
+        *(Policy(f"share {s:.3f}", SATURATED, share(s)) for s in SHARES),
+        *(Policy(f"slo {s}", SATURATED, slo(s)) for s in (*SLOWDOWNS, SLO_TPOT)),
     ]
 
 
@@ -261,11 +306,7 @@ async def measure(path: Path, requests: int, only: str) -> tuple[list[Cell], dic
             if policy.label.startswith(only) and (duty > RARE or policy.label in SEEN_RARELY)
         ]
         if only in ("", FRONTIER):
-            shares = [await bench.frontier(s) for s in (*SLOWDOWNS, SLO_TPOT)]
-            static = [await bench.static_frontier(num) for num in STATIC]
-            figures["frontier_share_min"] = min(shares[:-1])
-            figures["slo_low_vs_frontier"] = shares[-1]
-            figures["static_frontier_share_min"] = min(static)
+            figures = await bench.frontier()
     finally:
         llm.shutdown()
     return cells, {

@@ -5,17 +5,20 @@ So while a high request runs or waits, as many low ones take part as the mode gr
 are left out:
 
     strict        none
-    share         a fixed share of them
+    share         all of them, in a fixed share of the steps
     slo           as many as no high request will notice: each one's next token still comes by its
                   due time, `first token + i * TPOT` (the first: `arrival + TTFT`)
 
-and, in every mode, as many as the floor owes them. The floor is a share of what low requests would
-do if all of them were in every step, and steps without high ones pay it too, for up to
-`FLOOR_MEMORY` steps ahead: a high tier that pauses now and then never meets it, one that never
-pauses loses that share. It is paid by a few low ones in every step rather than by all in some:
-an engine may need time to take requests into its batch that a step before left out. For the same
-reason `slo` keeps every high request `IN_HAND` tokens ahead of its due times, and lets what a step
-was longer or shorter than expected change the next ones little by little.
+and, in every mode, all of them in the share of the steps that is their floor. Steps without high
+ones pay the floor too, for up to `FLOOR_MEMORY` steps ahead: a high tier that pauses now and then
+never meets it, one that never pauses loses that share.
+
+An engine may need time to take requests into its batch that a step before left out, and a step
+seldom takes so long as its requests would one by one. So shares are paid in runs of steps that all
+low requests take part in, none between them. `slo`, which has less time in hand than a run takes,
+keeps about the same number in every step instead: every high request stays `IN_HAND` tokens ahead
+of its due times, and what a step was longer or shorter than expected changes the next ones little
+by little.
 
 Pure but for `gate_options`: instants come in as arguments (s, any one clock), nothing here knows
 vLLM.
@@ -33,6 +36,8 @@ Mode = Literal["strict", "share", "slo"]
 
 FLOOR_MEMORY = 2_000
 """Steps over which the floor's share is kept."""
+RUN = 8
+"""Steps in a run that pays a share."""
 FORGET = 0.98
 """Weight of the past at every new step time."""
 IN_HAND = 2.0
@@ -49,7 +54,7 @@ class GateOptions:
 
     mode: Mode = "slo"
     share: float = 0.0
-    """Of `share` mode: how many of the low requests take part in a step with a high one."""
+    """Of `share` mode: the share of the steps with a high one that low requests take part in."""
     floor: float = 0.05
     high_priority: int = 0
     """Requests with this priority or a smaller one are high."""
@@ -168,27 +173,55 @@ class Steps:
 
 
 @dataclass(slots=True)
+class Account:
+    """A share of the steps, that low requests are paid in runs."""
+
+    share: float
+    most_ahead: float
+    """Steps that can be paid in advance."""
+    owed: float = 0.0
+    """Steps; negative: paid in advance."""
+    is_paying: bool = False
+    """Whether the step belongs to a run, which ends as much ahead as it began behind."""
+
+    def earn(self) -> None:
+        """Note a step that is about to be made."""
+        self.owed += self.share
+        self.is_paying = self.owed > (-RUN / 2 if self.is_paying else RUN / 2)
+
+    def pay(self, steps: float) -> None:
+        """Note how much of a step low requests had."""
+        self.owed = max(self.owed - steps, -self.most_ahead)
+
+
+@dataclass(slots=True)
 class Gate:
     """Decides step by step how many low requests take part."""
 
     options: GateOptions
     steps: Steps = field(default_factory=Steps)
-    _owed: float = 0.0
-    """What the floor owes low, in steps; negative: paid in advance."""
+    _floor: Account = field(init=False)
+    _share: Account = field(init=False)
     _num_beside: int = 0
     """How many low requests joined the latest step with a high one."""
 
+    def __post_init__(self) -> None:
+        floor, share = self.options.floor, self.options.share
+        self._floor = Account(floor, max(RUN, FLOOR_MEMORY * floor))
+        self._share = Account(share, RUN)
+
     @property
     def owes(self) -> bool:
-        """Whether low requests have gone without the floor for so long that a step is theirs."""
-        return self._owed >= 1
+        """Whether low requests are being paid their floor, though high ones may be starting."""
+        return self._floor.is_paying
 
     def opens(self, now: float, highs: Iterable[High], num_tokens: int) -> bool:
         """Whether all low requests, `num_tokens` with the high ones, join the next step."""
-        self._owed += self.options.floor
+        self._floor.earn()
+        self._share.earn()
         opened = self._grants_all(now, highs, num_tokens)
         if opened:
-            self.pay(1.0)
+            self._pay(1.0)
         return opened
 
     def num_beside(
@@ -200,14 +233,10 @@ class Gate:
         `num_can` can join it.
         """
         most = 0.0
-        if self.options.mode == "share":
-            most = math.ceil(self.options.share * num_low)
-        elif self.options.mode == "slo":
+        if self.options.mode == "slo":
             most = self._steady(self.most_tokens(now, highs) - num_tokens)
-        if self._owed > 0:
-            most = max(most, math.ceil(self.options.floor * num_low))
         self._num_beside = int(min(max(most, 0), num_can))
-        self.pay(self._num_beside / num_low)
+        self._pay(self._num_beside / num_low)
         return self._num_beside
 
     def most_tokens(self, now: float, highs: Iterable[High]) -> float:
@@ -216,21 +245,22 @@ class Gate:
 
     def passed_freely(self) -> None:
         """Note a step with low requests and no high one."""
-        self._owed += self.options.floor
-        self.pay(1.0)
+        self._floor.earn()
+        self._floor.pay(1.0)
 
-    def pay(self, steps: float) -> None:
-        """Note how much of a step low requests had."""
-        self._owed = max(self._owed - steps, -FLOOR_MEMORY * self.options.floor)
+    def _pay(self, steps: float) -> None:
+        self._floor.pay(steps)
+        self._share.pay(steps)
 
     def _steady(self, most: float) -> float:
         """Return `most`, or as many as last time if that is about the same."""
         return self._num_beside if abs(most - self._num_beside) <= 1 else most
 
     def _grants_all(self, now: float, highs: Iterable[High], num_tokens: int) -> bool:
-        if self.options.mode == "slo":
-            return self.steps.time.of(num_tokens) <= self._most_s(now, highs)
-        return self.options.mode == "share" and self.options.share >= 1
+        if self._floor.is_paying or self._share.is_paying:
+            return True
+        is_slo = self.options.mode == "slo"
+        return is_slo and self.steps.time.of(num_tokens) <= self._most_s(now, highs)
 
     def _most_s(self, now: float, highs: Iterable[High]) -> float:
         """Return how long the next step may take (s)."""

@@ -195,9 +195,7 @@ class Slalom:
         open_ = self._batch.open
         num_tokens = self._batch.num_running + open_.missing
         if self._num_low and not self.gate.opens(now, self._highs.views(), num_tokens):
-            if not self.gate.owes:
-                return ASIDE
-            self.gate.pay(1.0)
+            return ASIDE
         if open_.missing:  # a prompt of a high request needs all tokens of the step
             return Rule(prompt_tokens=0)
         return self._limited()
