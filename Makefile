@@ -23,7 +23,7 @@ run:     ## set up, start every process, show two first jobs, serve until Ctrl-C
 test:    ## set up for development, find or install a browser, run the tests
 	@$(SETUP) --dev
 	@$(IN)/python tests/provision_browser.py
-	@$(IN)/python -m pytest -n 2 --no-loadscope-reorder $(ARGS)
+	@$(IN)/python -m pytest -n 2 --max-worker-restart 0 --no-loadscope-reorder $(ARGS)
 
 check:   ## lint, formatting, types, and which part may import which
 	@$(SETUP) --dev
