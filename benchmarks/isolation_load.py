@@ -52,13 +52,13 @@ class Load:
         ended = time.perf_counter()
         return Served(first - begun, (ended - first) / (HIGH_TOKENS - 1), ended - begun)
 
-    async def high_times(self, num: int, pause_s: float) -> list[Served]:
+    async def high_times(self, num: int, pause_s: float) -> tuple[Served, ...]:
         """Send `num` high requests one after another, with pauses of `pause_s` on average."""
         served = []
         for _ in range(num):
             await asyncio.sleep(self.rng.expovariate(1 / pause_s) if pause_s else 0)
             served.append(await self.high())
-        return served
+        return tuple(served)
 
     @asynccontextmanager
     async def low(self, num: int) -> AsyncIterator[None]:

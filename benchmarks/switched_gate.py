@@ -36,6 +36,7 @@ class SwitchedScheduler(GatedScheduler):
         self._inode = -1
         self._look_at = 0.0
         self._is_open = True
+        self._gates: dict[GateOptions, Gate] = {}
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         """Schedule a step as the file has it."""
@@ -52,7 +53,9 @@ class SwitchedScheduler(GatedScheduler):
         options = json.loads(self._switch.read_text())
         self._is_open = options is None
         if options:
-            self._gate = Gate(GateOptions(**options), steps=self._gate.steps)
+            wanted = GateOptions(**options)
+            steps = self._gate.steps
+            self._gate = self._gates.setdefault(wanted, Gate(wanted, steps=steps))
 
     def _prepare(self, now: float) -> Any:
         return [] if self._is_open else super()._prepare(now)

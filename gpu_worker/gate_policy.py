@@ -13,12 +13,12 @@ and, in every mode, all of them in the share of the steps that is their floor. S
 ones pay the floor too, for up to `FLOOR_MEMORY` steps ahead: a high tier that pauses now and then
 never meets it, one that never pauses loses that share.
 
-An engine may need time to take requests into its batch that a step before left out, and a step
-seldom takes so long as its requests would one by one. So shares are paid in runs of steps that all
-low requests take part in, none between them. `slo`, which has less time in hand than a run takes,
-keeps about the same number in every step instead: every high request stays `IN_HAND` tokens ahead
-of its due times, and what a step was longer or shorter than expected changes the next ones little
-by little.
+An engine may need time to take requests into its batch that a step before left out, and the time of
+a step mostly grows less than its batch. So shares are paid in runs of steps that all low requests
+take part in, with none between them. `slo`, which has less time in hand than a run takes, keeps
+about the same number in every step instead: every high request stays `IN_HAND` tokens ahead of its
+due times, and what a step was longer or shorter than expected changes the next ones little by
+little.
 
 Pure but for `gate_options`: instants come in as arguments (s, any one clock), nothing here knows
 vLLM.
@@ -36,8 +36,8 @@ Mode = Literal["strict", "share", "slo"]
 
 FLOOR_MEMORY = 2_000
 """Steps over which the floor's share is kept."""
-RUN = 8
-"""Steps in a run that pays a share."""
+RUN, PERIOD = 8, 64
+"""Steps in a run that pays a share, and from one run to the next: at least."""
 FORGET = 0.98
 """Weight of the past at every new step time."""
 IN_HAND = 2.0
@@ -177,21 +177,26 @@ class Account:
     """A share of the steps, that low requests are paid in runs."""
 
     share: float
-    most_ahead: float
-    """Steps that can be paid in advance."""
+    memory: float
+    """Steps for which it can be paid in advance."""
     owed: float = 0.0
     """Steps; negative: paid in advance."""
     is_paying: bool = False
     """Whether the step belongs to a run, which ends as much ahead as it began behind."""
 
+    @property
+    def swing(self) -> float:
+        """How many steps are owed more before a run than after it."""
+        return max(RUN, PERIOD * self.share) * (1 - self.share)
+
     def earn(self) -> None:
         """Note a step that is about to be made."""
         self.owed += self.share
-        self.is_paying = self.owed > (-RUN / 2 if self.is_paying else RUN / 2)
+        self.is_paying = self.owed > (-0.5 if self.is_paying else 0.5) * self.swing
 
     def pay(self, steps: float) -> None:
         """Note how much of a step low requests had."""
-        self.owed = max(self.owed - steps, -self.most_ahead)
+        self.owed = max(self.owed - steps, -max(self.swing, self.memory * self.share))
 
 
 @dataclass(slots=True)
@@ -206,9 +211,8 @@ class Gate:
     """How many low requests joined the latest step with a high one."""
 
     def __post_init__(self) -> None:
-        floor, share = self.options.floor, self.options.share
-        self._floor = Account(floor, max(RUN, FLOOR_MEMORY * floor))
-        self._share = Account(share, RUN)
+        self._floor = Account(self.options.floor, FLOOR_MEMORY)
+        self._share = Account(self.options.share, PERIOD)
 
     @property
     def owes(self) -> bool:

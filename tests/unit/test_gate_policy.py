@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from config.settings import ROOT, Settings
 from gpu_worker.gate_policy import (
     FLOOR_MEMORY,
+    PERIOD,
     RUN,
     Gate,
     GateOptions,
@@ -50,6 +51,11 @@ def joined(gate: Gate, num_steps: int, num_low: int = 56) -> list[float]:
         else gate.num_beside(0.0, late(), 8, num_low, num_low) / num_low
         for _ in range(num_steps)
     ]
+
+
+def swing(share: float) -> float:
+    """Return how many steps are owed more before a run than after it."""
+    return max(RUN, PERIOD * share) * (1 - share)
 
 
 # What a step takes
@@ -147,13 +153,11 @@ def test_share_opens_that_share_of_the_steps_to_all_and_the_others_to_none(share
     shares = joined(gate, 2000)
 
     assert set(shares) == {0, 1}
-    assert sum(shares) == pytest.approx(share * 2000, abs=RUN / 2 + 1)
+    assert sum(shares) == pytest.approx(share * 2000, abs=swing(share) / 2 + 1)
 
 
-def test_a_share_of_all_opens_every_step_but_the_first_few() -> None:
-    gate = Gate(GateOptions(mode="share", share=1.0, floor=0))
-
-    assert sum(joined(gate, 1000)) == 1000 - RUN / 2
+def test_a_share_of_all_opens_every_step() -> None:
+    assert sum(joined(Gate(GateOptions(mode="share", share=1.0, floor=0)), 1000)) == 1000
 
 
 def test_a_share_of_none_opens_no_step() -> None:
@@ -258,17 +262,21 @@ def test_slo_paces_a_high_request_at_its_objective_and_no_slower() -> None:
 def test_a_high_tier_that_never_pauses_loses_the_floor(options: GateOptions, floor: float) -> None:
     gate = Gate(replace(options, floor=floor))
 
-    assert sum(joined(gate, 20_000)) == pytest.approx(floor * 20_000, abs=RUN / 2 + 1)
+    assert sum(joined(gate, 20_000)) == pytest.approx(floor * 20_000, abs=swing(floor) / 2 + 1)
 
 
 @pytest.mark.parametrize("paid", ["floor", "share"])
-def test_a_share_is_paid_in_runs(paid: str) -> None:
-    gate = Gate(replace(STRICT, mode="share", **{paid: 0.05}))
+@pytest.mark.parametrize(
+    ("share", "run", "period"), [(0.05, 8, 160), (0.25, 16, 64), (0.5, 32, 64), (0.75, 48, 64)]
+)
+def test_a_share_is_paid_in_runs(paid: str, share: float, run: int, period: int) -> None:
+    gate = Gate(replace(STRICT, mode="share", **{paid: share}))
 
-    runs = [(is_open, len([*run])) for is_open, run in itertools.groupby(joined(gate, 2000))]
+    runs = [(is_open, len([*each])) for is_open, each in itertools.groupby(joined(gate, 2000))]
 
-    assert {length for is_open, length in runs[1:-1] if is_open} <= {RUN, RUN + 1}
-    assert len(runs) == pytest.approx(2 * 2000 * 0.05 / RUN, abs=2)
+    lengths = [length for is_open, length in runs[1:-1] if is_open]
+    assert run <= min(lengths) <= max(lengths) <= run + 1 / (1 - share)
+    assert len(runs) / 2 == pytest.approx(2000 / period, abs=2)
 
 
 def test_high_ones_may_be_starting_in_a_step_that_pays_the_floor() -> None:
@@ -296,9 +304,9 @@ def test_steps_without_high_ones_pay_the_floor_for_so_many_steps_ahead_and_no_mo
 
     said = joined(gate, 2 * FLOOR_MEMORY)
 
-    most_ahead = max(FLOOR_MEMORY, RUN / floor)
-    assert any(said[: math.ceil(most_ahead + RUN / 2 / floor) + 1])
-    assert sum(said) >= floor * (len(said) - most_ahead) - RUN / 2 - 1
+    most_ahead = max(FLOOR_MEMORY, swing(floor) / floor)
+    assert any(said[: math.ceil(most_ahead + swing(floor) / 2 / floor) + 1])
+    assert sum(said) >= floor * (len(said) - most_ahead) - swing(floor) / 2 - 1
 
 
 def test_a_high_tier_that_pauses_often_enough_never_meets_the_floor() -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from models.sums import held_out_sums
 from scheduler.autoscaler.local_pool import worker_command
 from tests.conftest import until
 from tests.e2e.conftest import Product
+from tests.openai_sdk import sdk
 
 pytestmark = pytest.mark.vllm
 
@@ -171,25 +173,51 @@ def test_what_is_bad_only_for_the_model_fails_alone(product: Product) -> None:
 
 
 @pytest.mark.slow
-def test_every_job_ends_though_the_worker_is_killed_with_jobs_in_flight(
+def test_every_job_ends_and_a_stream_goes_on_though_the_worker_is_killed_under_them(
     product: Product,
 ) -> None:
-    lasting = {"max_tokens": 120, "ignore_eos": True, "start_within_s": 3600}
+    lasting = {"max_tokens": 40, "ignore_eos": True, "start_within_s": 3600}
+    _, undisturbed = told(product, threading.Event())
     ids = [product.submit(f"{n}+1=", ("batch", "premium")[n % 2], **lasting) for n in range(600)]
-    with product.redis() as connection:
+    has_begun = threading.Event()
+    with product.redis() as connection, ThreadPoolExecutor(1) as thread:
+        stream = thread.submit(told, product, has_begun)
+        until(has_begun.is_set)
         until(lambda: connection.zcard("rq:wip:high") > 10)
         victims = [worker.pid for worker in Worker.all(connection=connection)]
 
-    for pid in victims:
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-    ended = product.ended(ids)
+        for pid in victims:
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+        ended = product.ended(ids)
+        job_id, text = stream.result()
+        starts = connection.hget(f"rq:job:{job_id}", "starts")
 
     assert {job["status"] for job in ended} == {"succeeded"}
+    assert text == undisturbed
+    assert int(starts) > 1, "the kill came too late for the stream"
     with product.redis() as connection:
         for queue in ("high", "low"):
             assert Queue(queue, connection=connection).count == 0
             assert connection.zcard(f"rq:wip:{queue}") == 0
+
+
+def told(product: Product, has_begun: threading.Event) -> tuple[str, str]:
+    """Return the id and the text of a job that is streamed."""
+    with sdk("sync", product.port) as ask:
+        chunks = []
+        for chunk in ask.client.completions.create(
+            model="adder",
+            prompt="12+34=",
+            max_tokens=100,
+            temperature=0,
+            stream=True,
+            extra_body={"ignore_eos": True, "service_tier": "priority"},
+        ):
+            chunks.append(chunk)
+            has_begun.set()
+    texts = [choice.text for chunk in chunks for choice in chunk.choices]
+    return chunks[0].id.removeprefix("cmpl-"), "".join(texts)
 
 
 @pytest.mark.slow
