@@ -99,11 +99,12 @@ class Inflight:
             alarm = asyncio.get_running_loop().call_later(left_s, self.expire, claim)
             self._alarms[claim.execution_id] = alarm
 
-    def stop(self, job_id: str) -> None:
-        """End a job that its caller cancelled; unknown ids are somebody else's."""
-        for claim in self.claims:
-            if claim.job.id == job_id:
-                self.end(claim, Stopped())
+    def stop(self, job_id: str) -> bool:
+        """End a job that its caller cancelled; return whether it is one of these."""
+        claims = [claim for claim in self.claims if claim.job.id == job_id]
+        for claim in claims:
+            self.end(claim, Stopped())
+        return bool(claims)
 
     def expire(self, claim: Claim) -> None:
         """End a job whose deadline has passed."""

@@ -55,6 +55,7 @@ from gpu_worker.threads import Threads
 from gpu_worker.tokens import Tokens
 from gpu_worker.upkeep import Upkeep
 from scheduler import models, rates, scores
+from scheduler.cancel import request_stop
 from scheduler.claim import Claim, Claims
 from scheduler.rescue import report_death
 from scheduler.starting import announced
@@ -350,11 +351,23 @@ class GPUWorker(Worker):
             case "stop-job" | "kill-horse" if not self._is_serving:
                 return
             case "stop-job":
-                self._loop.call_soon_threadsafe(self._inflight.stop, str(payload.get("job_id")))
+                stopping = self._stop(str(payload.get("job_id")))
+                asyncio.run_coroutine_threadsafe(stopping, self._loop)
             case "kill-horse":
                 self.kill_horse()
             case _:
                 super().handle_payload(message)
+
+    async def _stop(self, job_id: str) -> None:
+        """Stop a job; one whose claim is still on its way here, with the next heartbeat."""
+        if self._inflight.stop(job_id):
+            return
+        try:
+            if await self._in_thread(request_stop, self._commands, job_id, self.name):
+                self._inflight.stop(job_id)
+        except UNAVAILABLE as error:
+            extra = {"event": "stop.lost", "job_id": job_id, "error": error}
+            logger.warning("a command to stop a job is lost", extra=extra)
 
     def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
         """Fail every job in flight; there is no process to send `sig` to."""

@@ -45,6 +45,12 @@ def cancel(connection: Redis, job: Job) -> Outcome:
     return "ended"
 
 
+def request_stop(connection: Redis, job_id: str, worker: str) -> bool:
+    """Record the stop of a job that `worker` runs, for its next heartbeat; False if it does not."""
+    stop = keys.script(connection, "stop")
+    return bool(stop(keys=[Job.key_for(job_id)], args=[worker]))
+
+
 def _kept_s(job: Job) -> int:
     """Return for how long a cancelled job stays readable."""
     return job.result_ttl or job.failure_ttl or 86_400

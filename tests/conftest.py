@@ -159,10 +159,10 @@ def latest(job: Job) -> Result:
     return result
 
 
-def until(condition: Callable[[], object], give_up_s: float = 60.0) -> None:
+def until(condition: Callable[[], object], give_up_s: float = 60.0, pause_s: float = 0.02) -> None:
     """Return when `condition` holds; the limit only ends a test that would hang."""
     deadline = time.monotonic() + give_up_s
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError("the condition never came true")
-        time.sleep(0.02)
+        time.sleep(pause_s)

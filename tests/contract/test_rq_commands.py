@@ -1,8 +1,10 @@
 """RQ's commands, and RQ's command line beside a worker that has many jobs in flight."""
 
+import json
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from redis import Redis
@@ -66,6 +68,18 @@ def test_stop_job_stops_one_of_many(service: Service) -> None:
     service.go(*rest)
     service.wait(*rest)
     assert {job.return_value(refresh=True) for job in rest} == {"told"}
+
+
+def test_stop_job_meets_a_job_whose_claim_is_still_on_its_way(service: Service) -> None:
+    for _ in range(50):
+        job = service.enqueue("until_told")
+        stop = json.dumps({"command": "stop-job", "job_id": job.id})
+        until(partial(service.connection.hget, job.key, "worker_name"), pause_s=0)
+
+        service.connection.publish(f"rq:pubsub:{service.worker.name}", stop)
+
+        service.wait(job)
+        assert job.get_status() == JobStatus.STOPPED
 
 
 def test_a_stopped_job_is_not_retried(service: Service) -> None:

@@ -3,7 +3,7 @@
 import pytest
 from redis import Redis
 from rq import Queue
-from rq.job import JobStatus
+from rq.job import Job, JobStatus
 
 from config.tiers import TierTable
 from scheduler import cancel, jobs
@@ -70,6 +70,24 @@ def test_cancelling_a_running_job_tells_its_worker(connection: Redis, submitter:
     assert job_id.encode() in message["data"]
     assert claims.renew([claim]) == ["stop"]
     listener.close()
+
+
+def test_a_worker_may_stop_what_it_runs_and_nothing_else(
+    connection: Redis, submitter: Submitter
+) -> None:
+    mine, theirs, waiting = submit(submitter, "batch", 3)
+    claims = claims_of(connection, "w9")
+    [claim] = claims.take(1)
+    [other] = claims_of(connection, "w8").take(1)
+
+    said = [
+        cancel.request_stop(connection, job_id, "w9")
+        for job_id in (mine, theirs, waiting, "unknown")
+    ]
+
+    assert said == [True, False, False, False]
+    assert claims.renew([claim, other]) == ["stop", "held"]
+    assert not connection.exists(Job.key_for("unknown"))
 
 
 def test_an_ended_job_cannot_be_cancelled_again(connection: Redis, submitter: Submitter) -> None:
