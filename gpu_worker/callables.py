@@ -9,7 +9,6 @@ own TimerDeathPenalty does; C code that does not return cannot be stopped.
 """
 
 import inspect
-import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -52,6 +51,7 @@ class Callables:
 
     def __init__(self, threads: Threads) -> None:
         self._threads = threads
+        self._imported: set[str] = set()
 
     async def call(self, job: Job) -> Any:
         """Return what the job's function returns; cancelling interrupts the function."""
@@ -65,9 +65,12 @@ class Callables:
     async def _resolve(self, job: Job) -> Callable[..., Any]:
         """Return the job's function; importing its module does not block the loop."""
         module = str(job.func_name).rpartition(".")[0]
-        if module in sys.modules or job.instance is not None:
+        if module in self._imported or job.instance is not None:
             return _function(job)
-        found: Callable[..., Any] = await self._threads.run(lambda: _function(job))
+        found: Callable[..., Any] = await self._threads.run(
+            lambda: _function(job), is_interruptible=False
+        )
+        self._imported.add(module)
         return found
 
 

@@ -74,9 +74,12 @@ class Hooks:
     ) -> BaseException | None:
         """Run the callback for `kind` of ending; return what it raised."""
         try:
+            callback = await self._threads.run(
+                lambda: getattr(job, f"{kind}_callback"), is_interruptible=False
+            )
             await within(
                 getattr(job, f"{kind}_callback_timeout"),
-                self._threads.run(lambda: getattr(job, f"{kind}_callback")(*arguments)),
+                self._threads.run(partial(callback, *arguments)),
                 what=f"on_{kind}",
             )
         except BaseException as error:

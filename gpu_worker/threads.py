@@ -33,8 +33,11 @@ class Threads:
         self._idle = threading.Semaphore(0)
         self._calls: SimpleQueue[tuple[_Interruptible, Future[_Outcome]]] = SimpleQueue()
 
-    async def run(self, function: Callable[[], Any]) -> Any:
-        """Return what `function` returns, raise what it raises; cancelling interrupts it."""
+    async def run(self, function: Callable[[], Any], *, is_interruptible: bool = True) -> Any:
+        """Return what `function` returns, raise what it raises.
+
+        Cancelling interrupts it; what is not interruptible goes on, and nobody learns its outcome.
+        """
         call = _Interruptible(partial(copy_context().run, function))
         future: Future[_Outcome] = Future()
         self._calls.put((call, future))
@@ -42,7 +45,8 @@ class Threads:
         try:
             outcome = await asyncio.wrap_future(future)
         except asyncio.CancelledError:
-            call.interrupt()
+            if is_interruptible:
+                call.interrupt()
             raise
         if outcome.error is not None:
             raise outcome.error
