@@ -90,35 +90,40 @@ def test_the_next_worker_computes_only_what_is_missing(
 def test_on_vllm_an_answer_by_two_workers_is_that_by_one(
     connection: Redis, submitter: Submitter, start_worker: StartWorker
 ) -> None:
-    num_tokens = 200
     body = {
         "model": "adder",
         "prompt": "128+256=",
-        "max_tokens": num_tokens,
         "temperature": 0,
         "ignore_eos": True,
         "logit_bias": {"2": -100},
         "return_token_ids": True,
     }
-    request = Request(endpoint="/v1/completions", body=body)
-    ids = [submitter.submit(request, tier="batch").id for _ in range(40)]
+    lengths = {}  # two, so that the seats never all change hands in one step
+    for num_tokens in [200, 130] * 20:
+        request = Request(endpoint="/v1/completions", body=body | {"max_tokens": num_tokens})
+        lengths[submitter.submit(request, tier="batch").id] = num_tokens
     vllm = {"SLALOM_ENGINE": "vllm", "SLALOM_VLLM_ARGS": "--max-num-seqs 4"}
 
     first = start_worker("--burst", "low", SLALOM_DRAIN_S="0", **vllm)
     until(lambda: connection.zcard("rq:finished:low"), give_up_s=240)
     first.signal(signal.SIGTERM)
     assert first.wait() == 0
-    num_ended = sum(view(connection, job_id).status == "succeeded" for job_id in ids)
-    kept = sum(num_kept(connection, job_id) for job_id in ids)
+    ended = {job_id for job_id in lengths if view(connection, job_id).status == "succeeded"}
+    num_ended = sum(lengths[job_id] for job_id in ended)
+    kept = sum(num_kept(connection, job_id) for job_id in lengths)
     second = start_worker("--burst", "low", **vllm)
 
     assert second.process.wait(timeout=240) == 0
-    assert 0 < num_ended < len(ids)
+    assert 0 < len(ended) < len(lengths)
     assert kept > 0
-    assert num_computed(first) == num_ended * num_tokens + kept
-    assert num_computed(second) == (len(ids) - num_ended) * num_tokens - kept
-    [answer] = {str(view(connection, job_id).response["choices"]) for job_id in ids}
-    assert "length" in answer
+    assert num_computed(first) == num_ended + kept
+    assert num_computed(second) == sum(lengths.values()) - num_ended - kept
+    answers = {
+        (num_tokens, str(view(connection, job_id).response["choices"]))
+        for job_id, num_tokens in lengths.items()
+    }
+    assert len(answers) == 2
+    assert all("length" in answer for _, answer in answers)
 
 
 def test_after_sigkill_everything_starts_over(
