@@ -58,7 +58,7 @@ SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 ROUNDS = 3
 """Of a cell."""
 FRONTIER = "frontier"
-PAIRS = 24
+PAIRS = 48
 """Of low alone, without a gate and with one."""
 DUTIES = (0.1, 0.4, 0.8)
 RARE, SEEN_RARELY = 0.1, ("priority", "reserve", "strict")
@@ -172,7 +172,7 @@ def main() -> None:
     if args.plot:
         isolation_plot.draw(cells, args.plot)
     if not args.skip_http:
-        figures |= isolation_http.measure(2 * args.requests)
+        figures |= isolation_http.measure()
     report.emit(NAME, figures, as_json=args.json)
 
 

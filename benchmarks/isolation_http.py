@@ -1,7 +1,8 @@
 """The last part of `benchmarks.isolation`: high requests over HTTP, by the product's processes.
 
 Redis, web and a GPUWorker with the gate at `strict`; high requests are `Prefer: wait` one after
-another, first with nothing beside them, then with thousands of low jobs in their queue, and again.
+another, in turn with nothing beside them and with thousands of low jobs in their queue. Those
+beside low are compared with those alone before and after them.
 """
 
 import contextlib
@@ -25,7 +26,8 @@ from benchmarks.isolation_load import HIGH_TOKENS, LOW_TOKENS, percentile
 from config import connections, embedded_redis
 
 QUEUE = "low"
-ROUNDS = 6
+ROUNDS, BATCH = 15, 4
+"""High requests alone, and then beside low, in a round."""
 DUTY = 0.4
 
 
@@ -72,7 +74,7 @@ def high(port: int, num: int, pause_s: float, rng: random.Random) -> list[float]
     return took
 
 
-def measure(num: int) -> dict[str, float]:
+def measure() -> dict[str, float]:
     """Return the figures."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
@@ -85,13 +87,13 @@ def measure(num: int) -> dict[str, float]:
         product(url, port),
     ):
         connection = connections.commands(url)
-        high(port, 8, 0.0, rng)
+        alone = high(port, 2 * BATCH, 0.0, rng)[BATCH:]
         for _ in range(ROUNDS):
-            alone = high(port, num // ROUNDS, 0.0, rng)
-            median = statistics.median(alone)
-            pause_s = median * (1 - DUTY) / DUTY
+            before, pause_s = alone, statistics.median(alone) * (1 - DUTY) / DUTY
             with flood(connection):
-                beside = high(port, num // ROUNDS, pause_s, rng)
+                beside = high(port, BATCH, pause_s, rng)
+            alone = high(port, BATCH, 0.0, rng)
+            median = statistics.median([*before, *alone])
             idle += [took / median for took in alone]
             ratios += [took / median for took in beside]
             times = f"{median * 1e3:.0f} ms, beside low {percentile(beside, 0.5) * 1e3:.0f} ms"

@@ -128,8 +128,8 @@ class Settings(BaseSettings):
     gate: str = Field(
         "slo",
         pattern=r"^(off|strict|slo|share:(0(\.\d+)?|1(\.0+)?))$",
-        description="which low requests take part in engine steps beside high ones: off, strict, "
-        "slo, or share:N, all in that share of the steps (0 to 1)",
+        description="engine steps with high requests that low ones take part in: off (all), strict "
+        "(none), slo (as objectives allow), or share:N, that share of them (0 to 1)",
     )
     low_floor: float = Field(
         0.05, ge=0, le=1, description="share of engine steps that low requests get in any case"

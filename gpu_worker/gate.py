@@ -3,9 +3,9 @@
 vLLM orders what waits by priority, but never displaces a running request for a waiting one, and
 every running request is in every step. `GatedScheduler` adds, before each of vLLM's own steps:
 
-step      While a high request runs or waits, only as many low ones as `gate_policy` grants take
-          part, the first ones; the others are set aside. They keep their KV blocks; vLLM copes with
-          running requests that get no tokens in a step.
+step      While a high request runs or waits, low ones are set aside in the steps that `gate_policy`
+          does not open to them. They keep their KV blocks; vLLM copes with running requests that
+          get no tokens in a step.
 seats     While high requests come and go, low ones leave `reserve` seats and some KV blocks free
           and start few at a time; a high request that finds no seat takes a low one's.
 KV        A high request that would find no free blocks takes those of low ones: otherwise vLLM
@@ -134,17 +134,13 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
         reading = [r for r in low if r.is_prefill_chunk]
         num_tokens = len(ready) * (1 + self.num_spec_tokens)
         if not starting:  # else the prompts of high ones need the step's tokens
-            num_tokens += sum(map(_num_next, reading))
+            num_tokens += min(sum(map(_num_next, reading)), START_TOKENS)
             ready, reading = ready + reading, []
-        most = self.max_num_scheduled_tokens
-        views, num_high = self._views(high, come), sum(map(_num_next, (*high, *come)))
-        if self._gate.opens(now, views, min(most, num_high + num_tokens)):
-            return ready, reading, 0 if starting else MANY
-        num_low = min(len(low) + num_waiting, self.max_num_active_reqs)
-        num_can = len(ready) if starting else num_low
-        num = self._gate.num_beside(now, views, min(most, num_high), num_low, num_can)
-        num_more = 0 if starting else max(0, num - len(ready))
-        return ready[:num], ready[num:] + reading, num_more
+        num_tokens += sum(map(_num_next, (*high, *come)))
+        num_tokens = min(num_tokens, self.max_num_scheduled_tokens)
+        if not self._gate.opens(now, self._views(high, come), num_tokens):
+            return [], ready + reading, 0
+        return ready, reading, 0 if starting else MANY
 
     def _limit_low(self, now: float, high: list[Request], num_come: int, num_more: int) -> None:
         """Let low requests start, after the high ones, only as far as the reserve allows."""
@@ -170,7 +166,7 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
         most = START_SHARE * self.max_num_scheduled_tokens
         if self._gate.options.mode == "slo":
             most = self._gate.most_tokens(now, self._views(high, []))
-        tokens = len(self.running) + max(START_TOKENS, int(min(most, MANY)))
+        tokens = max(len(self.running) + START_TOKENS, int(min(most, MANY)))
         self.max_num_scheduled_tokens = min(self.max_num_scheduled_tokens, tokens)
 
     def _coming_high(self) -> list[Request]:

@@ -1,24 +1,22 @@
-"""Gate policy: how many low requests take part in a step of the engine that high ones are in.
+"""Gate policy: whether low requests take part in a step of the engine that high ones are in.
 
 A step with more requests in it takes longer, and every high request in it waits for the whole step.
-So while a high request runs or waits, as many low ones take part as the mode grants, and the others
-are left out:
+So while a high request runs or waits, low ones are left out of the steps, but for those that the
+mode opens to all of them:
 
     strict        none
-    share         all of them, in a fixed share of the steps
-    slo           as many as no high request will notice: each one's next token still comes by its
+    share         a fixed share of the steps
+    slo           those that no high request will notice: each one's next token still comes by its
                   due time, `first token + i * TPOT` (the first: `arrival + TTFT`)
 
-and, in every mode, all of them in the share of the steps that is their floor. Steps without high
-ones pay the floor too, for up to `FLOOR_MEMORY` steps ahead: a high tier that pauses now and then
-never meets it, one that never pauses loses that share.
+and, in every mode, the share of the steps that is their floor. Steps without high ones pay the
+floor too, for up to `FLOOR_MEMORY` steps ahead: a high tier that pauses now and then never meets
+it, one that never pauses loses that share.
 
-An engine may need time to take requests into its batch that a step before left out, and the time of
-a step mostly grows less than its batch. So shares are paid in runs of steps that all low requests
-take part in, with none between them. `slo`, which has less time in hand than a run takes, keeps
-about the same number in every step instead: every high request stays `IN_HAND` tokens ahead of its
-due times, and what a step was longer or shorter than expected changes the next ones little by
-little.
+All or none, because the time of a step mostly grows less than its batch. In runs, because an engine
+may need time to take requests into its batch that a step before left out: a share is paid in runs
+of some length, and `slo` opens once high requests are ahead enough for a run, and shuts when a step
+would leave them less than `IN_HAND`.
 
 Pure but for `gate_options`: instants come in as arguments (s, any one clock), nothing here knows
 vLLM.
@@ -37,13 +35,15 @@ Mode = Literal["strict", "share", "slo"]
 FLOOR_MEMORY = 2_000
 """Steps over which the floor's share is kept."""
 RUN, PERIOD = 8, 64
-"""Steps in a run that pays a share, and from one run to the next: at least."""
+"""Steps in a run, and from one run that pays a share to the next: at least."""
 FORGET = 0.98
 """Weight of the past at every new step time."""
-IN_HAND = 2.0
+IN_HAND = 1.0
 """Tokens, at the pace of its objective, that `slo` keeps a high request ahead of its due times."""
-SMOOTH = 8
-"""Steps over which what is in hand beyond that is spent."""
+MOST_AHEAD = 4.0
+"""As many more let a run of `slo`'s begin in any case, though it will be shorter than `RUN`."""
+GAINING = 0.75
+"""A step so much shorter than a token's pace opens all the same: it puts high requests ahead."""
 ROUNDING = 1e-12
 """Relative variance of step sizes below which they are all the same."""
 
@@ -201,14 +201,14 @@ class Account:
 
 @dataclass(slots=True)
 class Gate:
-    """Decides step by step how many low requests take part."""
+    """Decides step by step whether low requests take part."""
 
     options: GateOptions
     steps: Steps = field(default_factory=Steps)
     _floor: Account = field(init=False)
     _share: Account = field(init=False)
-    _num_beside: int = 0
-    """How many low requests joined the latest step with a high one."""
+    _is_open: bool = False
+    """Whether low requests took part in the latest step with a high one."""
 
     def __post_init__(self) -> None:
         self._floor = Account(self.options.floor, FLOOR_MEMORY)
@@ -223,25 +223,12 @@ class Gate:
         """Whether all low requests, `num_tokens` with the high ones, join the next step."""
         self._floor.earn()
         self._share.earn()
-        opened = self._grants_all(now, highs, num_tokens)
-        if opened:
-            self._pay(1.0)
-        return opened
-
-    def num_beside(
-        self, now: float, highs: Iterable[High], num_tokens: int, num_low: int, num_can: int
-    ) -> int:
-        """Return how many low requests, a token each, join a step that did not open to all.
-
-        The high ones have `num_tokens`; of low ones there are `num_low`, at least one, of which
-        `num_can` can join it.
-        """
-        most = 0.0
-        if self.options.mode == "slo":
-            most = self._steady(self.most_tokens(now, highs) - num_tokens)
-        self._num_beside = int(min(max(most, 0), num_can))
-        self._pay(self._num_beside / num_low)
-        return self._num_beside
+        is_paying = self._floor.is_paying or self._share.is_paying
+        self._is_open = is_paying or self._is_in_time(now, highs, num_tokens)
+        if self._is_open:
+            self._floor.pay(1.0)
+            self._share.pay(1.0)
+        return self._is_open
 
     def most_tokens(self, now: float, highs: Iterable[High]) -> float:
         """Return how many tokens let the next step be in time; inf if any number does."""
@@ -252,29 +239,26 @@ class Gate:
         self._floor.earn()
         self._floor.pay(1.0)
 
-    def _pay(self, steps: float) -> None:
-        self._floor.pay(steps)
-        self._share.pay(steps)
+    def _is_in_time(self, now: float, highs: Iterable[High], num_tokens: int) -> bool:
+        if self.options.mode != "slo":
+            return False
+        takes_s = self.steps.time.of(num_tokens)
+        run_s = RUN * max(0.0, takes_s - self._pace_s)
+        ahead_s = 0.0 if self._is_open else min(run_s, MOST_AHEAD * self._pace_s)
+        return takes_s + ahead_s <= self._most_s(now, highs)
 
-    def _steady(self, most: float) -> float:
-        """Return `most`, or as many as last time if that is about the same."""
-        return self._num_beside if abs(most - self._num_beside) <= 1 else most
-
-    def _grants_all(self, now: float, highs: Iterable[High], num_tokens: int) -> bool:
-        if self._floor.is_paying or self._share.is_paying:
-            return True
-        is_slo = self.options.mode == "slo"
-        return is_slo and self.steps.time.of(num_tokens) <= self._most_s(now, highs)
+    @property
+    def _pace_s(self) -> float:
+        return self.options.margin * self.options.tpot_s
 
     def _most_s(self, now: float, highs: Iterable[High]) -> float:
         """Return how long the next step may take (s)."""
         begins_at = self.steps.begins_at(now)
-        return min((self._spent(high, begins_at) for high in highs), default=math.inf)
+        return min((self._spare_s(high, begins_at) for high in highs), default=math.inf)
 
-    def _spent(self, high: High, begins_at: float) -> float:
-        """Return how much of its time in hand a high request spends on the next step (s)."""
+    def _spare_s(self, high: High, begins_at: float) -> float:
+        """Return how much time a high request has for the next step (s)."""
         in_hand = high.due_at(self.options) - begins_at
         if high.first_token_at is None:
             return in_hand
-        pace = self.options.margin * self.options.tpot_s
-        return min(in_hand, pace + (in_hand - (1 + IN_HAND) * pace) / SMOOTH)
+        return max(in_hand - IN_HAND * self._pace_s, min(in_hand, GAINING * self._pace_s))

@@ -67,9 +67,7 @@ def test_any_other_gate_is_refused_with_what_is_allowed(
         load()
 
     assert str(error.value).startswith(f"SLALOM_GATE: {value!r} cannot be used (")
-    assert "off, strict, slo, or share:N, all in that share of the steps (0 to 1)" in str(
-        error.value
-    )
+    assert "or share:N, that share of them (0 to 1)" in str(error.value)
 
 
 def test_variables_in_the_env_file_are_checked_too(
