@@ -93,6 +93,8 @@ class Round:
     """High alone, before and after; low alone, in tokens per second; and both together."""
 
     alone: tuple[Served, ...]
+    promised: Idle
+    """High alone before the others: what objectives are multiples of."""
     low_alone: float
     beside: Beside
 
@@ -138,8 +140,9 @@ class Bench:
     async def round(self, policy: Policy, duty: float, num_high: int) -> Round:
         """Return one round."""
         before, low_alone = await self.alone(), await self.low_alone(SATURATED)
-        beside = await self.beside(policy, Idle.of(before), duty, num_high)
-        return Round((*before, *await self.alone()), low_alone, beside)
+        promised = Idle.of(before)
+        beside = await self.beside(policy, promised, duty, num_high)
+        return Round((*before, *await self.alone()), promised, low_alone, beside)
 
 
 def _now() -> float:

@@ -23,7 +23,7 @@ class Cell:
     total_vs_low_only: float
     evicted: int
     attained: float
-    """Share of high requests within SLO_TPOT and SLO_TTFT times idle."""
+    """Share of high requests within what was promised."""
     ratios: tuple[float, ...]
     """The whole time of each request over the idle median."""
     idle_ratios: tuple[float, ...]
