@@ -39,7 +39,6 @@ HEADROOM = 4
 START_TOKENS, START_SHARE = 64, 0.25
 """Prompt tokens of low requests in one step meanwhile: at least; and as a share of what a step may
 have, where no objective says how long it may take."""
-MANY = 1 << 30
 MOST_EVICTIONS = 2
 """Of one request, as long as others can be evicted."""
 
@@ -106,14 +105,14 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
         if self._is_stuck:  # a step that vLLM makes alone frees what is in the way
             return []
         if not high and not come:
-            self._limit_low(now, [], 0, MANY)
+            self._limit_low(now, [], 0)
             if self.running:
                 self._gate.passed_freely()
             return []
-        stay, aside, num_more = self._choose(now, high, low, come)
+        stay, aside, may_start = self._choose(now, high, low, come)
         self.running = high + stay
-        if num_more and not is_evicting:  # who was just evicted would start
-            self._limit_low(now, high, len(come), num_more)
+        if may_start and not is_evicting:  # who was just evicted would start
+            self._limit_low(now, high, len(come))
         else:
             room = self.max_num_active_reqs - len(aside)
             self.max_num_active_reqs = min(len(self.running) + len(come), room)
@@ -123,13 +122,13 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
 
     def _choose(
         self, now: float, high: list[Request], low: list[Request], come: list[Request]
-    ) -> tuple[list[Request], list[Request], int]:
-        """Return which low requests stay, which are set aside, and how many more may start."""
+    ) -> tuple[list[Request], list[Request], bool]:
+        """Return which low requests stay, which are set aside, and whether more may start."""
         starting = bool(come) or any(r.is_prefill_chunk for r in high)
         starting = starting and not self._gate.owes  # else low ones would never begin
         num_waiting = len(self.waiting) - len(come)
         if not low and num_waiting <= 0:
-            return [], [], 0 if starting else MANY
+            return [], [], not starting
         ready = [r for r in low if not r.is_prefill_chunk]
         reading = [r for r in low if r.is_prefill_chunk]
         num_tokens = len(ready) * (1 + self.num_spec_tokens)
@@ -139,10 +138,10 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
         num_tokens += sum(map(_num_next, (*high, *come)))
         num_tokens = min(num_tokens, self.max_num_scheduled_tokens)
         if not self._gate.opens(now, self._views(high, come), num_tokens):
-            return [], ready + reading, 0
-        return ready, reading, 0 if starting else MANY
+            return [], ready + reading, False
+        return ready, reading, not starting
 
-    def _limit_low(self, now: float, high: list[Request], num_come: int, num_more: int) -> None:
+    def _limit_low(self, now: float, high: list[Request], num_come: int) -> None:
         """Let low requests start, after the high ones, only as far as the reserve allows."""
         if now - self._high_at > HOLD_S:
             return
@@ -151,7 +150,7 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
             reserve = self.max_num_running_reqs // 8
         kept = max(reserve - len(high), min(reserve, HEADROOM))
         starting = sum(not r.num_output_tokens for r in self.running)
-        most = len(self.running) + num_come + min(num_more, max(0, STARTS - starting))
+        most = len(self.running) + num_come + max(0, STARTS - starting)
         pool = self.kv_cache_manager.block_pool
         if pool.get_num_free_blocks() < KEPT_BLOCKS * pool.num_gpu_blocks:
             most = num_come
@@ -163,11 +162,12 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
         """Keep the prompts of low requests so short that the step is short, or is in time."""
         if self.num_spec_tokens:
             return
-        most = START_SHARE * self.max_num_scheduled_tokens
+        allowed = self.max_num_scheduled_tokens
+        most = START_SHARE * allowed
         if self._gate.options.mode == "slo":
-            most = self._gate.most_tokens(now, self._views(high, []))
-        tokens = max(len(self.running) + START_TOKENS, int(min(most, MANY)))
-        self.max_num_scheduled_tokens = min(self.max_num_scheduled_tokens, tokens)
+            most = min(allowed, self._gate.most_tokens(now, self._views(high, [])))
+        tokens = max(len(self.running) + START_TOKENS, int(most))
+        self.max_num_scheduled_tokens = min(allowed, tokens)
 
     def _coming_high(self) -> list[Request]:
         """Return the high requests that vLLM can start now, next first, no more than seats."""
