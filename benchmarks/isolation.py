@@ -134,7 +134,7 @@ async def measure(path: Path, requests: int, only: str) -> tuple[list[Cell], dic
             if policy.label.startswith(only) and (duty > RARE or policy.label in SEEN_RARELY)
         ]
         if only in ("", FRONTIER):
-            figures = await isolation_frontier.measure(bench, STATIC)
+            figures = await isolation_frontier.measure(bench)
     finally:
         llm.shutdown()
     return cells, {

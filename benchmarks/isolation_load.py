@@ -16,6 +16,9 @@ HIGH, LOW = 0, 100
 HIGH_TOKENS, LOW_TOKENS = 129, 129
 """Output tokens; the median answer of a conversation in Azure's trace of 2023."""
 
+OVERLAP = 4
+"""Tokens to come of a high request when the next is sent, where they leave no pause."""
+
 FILLING_S = 0.5
 """Until all low requests are in the engine."""
 
@@ -43,12 +46,15 @@ class Load:
     llm: Any
     rng: random.Random = field(default_factory=lambda: random.Random(7))
 
-    async def high(self) -> Served:
+    async def high(self, is_nearly_done: asyncio.Event | None = None) -> Served:
         """Return how one high request was served."""
         begun = time.perf_counter()
-        first = 0.0
-        async for _ in self._generate(HIGH_TOKENS, HIGH, streamed=True):
+        first, num_left = 0.0, HIGH_TOKENS
+        async for given in self._generate(HIGH_TOKENS, HIGH, streamed=True):
             first = first or time.perf_counter()
+            num_left -= len(given.outputs[0].token_ids)
+            if is_nearly_done and num_left <= OVERLAP:
+                is_nearly_done.set()
         ended = time.perf_counter()
         return Served(first - begun, (ended - first) / (HIGH_TOKENS - 1), ended - begun)
 
@@ -59,6 +65,14 @@ class Load:
             await asyncio.sleep(self.rng.expovariate(1 / pause_s) if pause_s else 0)
             served.append(await self.high())
         return tuple(served)
+
+    async def high_without_pause(self, num: int) -> None:
+        """Send `num` high requests, each when the one before has a few tokens to come."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(num):
+                is_nearly_done = asyncio.Event()
+                group.create_task(self.high(is_nearly_done))
+                await is_nearly_done.wait()
 
     @asynccontextmanager
     async def low(self, num: int) -> AsyncIterator[None]:

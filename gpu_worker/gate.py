@@ -19,6 +19,8 @@ names the releases for which `tests/contract/test_gate.py` has held it.
 """
 
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import Any
 
@@ -43,6 +45,33 @@ MOST_EVICTIONS = 2
 """Of one request, as long as others can be evicted."""
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A scheduler's `running`, which between two steps at most loses some.
+
+    A look at 60 low requests takes as long as a hundredth of a short step, so that those who are
+    set aside step after step are looked at once.
+    """
+
+    running: list[Request]
+    num: int
+    high: list[Request]
+    low: list[Request]
+    reading: list[Request]
+    """Low ones of whose prompt a part is still to come."""
+
+    @classmethod
+    def of(cls, running: list[Request], high_priority: int) -> "Parts":
+        """Look at each."""
+        high = [r for r in running if r.priority <= high_priority]
+        low = [r for r in running if r.priority > high_priority]
+        return cls(running, len(running), high, low, [r for r in low if r.is_prefill_chunk])
+
+    def are_of(self, running: list[Request]) -> bool:
+        """Whether these are still its parts."""
+        return running is self.running and len(running) == self.num
+
+
 class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
     """vLLM's scheduler, which lets high requests through."""
 
@@ -54,6 +83,9 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
         super().__init__(*args, **kwargs)
         options = GateOptions(**self.vllm_config.additional_config["slalom_gate"])
         self._gate = Gate(options)
+        self._parts = Parts.of([], 0)
+        self._unanswered: dict[str, Request] = {}
+        """High requests without a token."""
         self._first_token_at: dict[str, float] = {}
         self._high_at = float("-inf")
         self._is_stuck = False
@@ -68,7 +100,11 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
             output: SchedulerOutput = super().schedule(*args, **kwargs)
         finally:
             self.max_num_active_reqs, self.max_num_scheduled_tokens = limits
-            self.running.extend(aside)
+            if aside and self.running == self._parts.high:
+                self.running = self._parts.running
+            else:
+                self.running.extend(aside)
+                self._parts = Parts.of([], 0)
         self._is_stuck = bool(aside) and not output.total_num_scheduled_tokens
         if output.total_num_scheduled_tokens:
             self._gate.steps.scheduled(now, output.total_num_scheduled_tokens)
@@ -80,12 +116,19 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
         now = time.time()
         if scheduler_output.total_num_scheduled_tokens:
             self._gate.steps.done(now)
-        for request in self.running:
-            if self._is_high(request) and request.num_output_tokens:
-                self._first_token_at.setdefault(request.request_id, now)
+        for request in [r for r in self._unanswered.values() if r.num_output_tokens]:
+            self._first_token_at[request.request_id] = now
+            del self._unanswered[request.request_id]
         return outputs
 
+    def add_request(self, request: Request) -> None:
+        """Take a request in."""
+        super().add_request(request)
+        if self._is_high(request):
+            self._unanswered[request.request_id] = request
+
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
+        self._unanswered.pop(request.request_id, None)
         self._first_token_at.pop(request.request_id, None)
         return super()._free_request(request, *args, **kwargs)
 
@@ -94,12 +137,13 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
 
     def _prepare(self, now: float) -> list[Request]:
         """Set limits for the next step; take low requests out of `running` and return them."""
-        high, low = self._parted()
+        parts = self._parted()
         come = self._coming_high()
-        is_evicting = bool(low) and self._lacks_room(high, come)
+        is_evicting = bool(parts.low) and self._lacks_room(parts.high, come)
         if is_evicting:
-            self._make_room(high, low, come)
-            high, low = self._parted()
+            self._make_room(parts, come)
+            parts = self._parted()
+        high = parts.high
         if high or come:
             self._high_at = now
         if self._is_stuck:  # a step that vLLM makes alone frees what is in the way
@@ -109,7 +153,7 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
             if self.running:
                 self._gate.passed_freely()
             return []
-        stay, aside, may_start = self._choose(now, high, low, come)
+        stay, aside, may_start = self._choose(now, parts, come)
         self.running = high + stay
         if may_start and not is_evicting:  # who was just evicted would start
             self._limit_low(now, high, len(come))
@@ -121,25 +165,25 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
         return aside
 
     def _choose(
-        self, now: float, high: list[Request], low: list[Request], come: list[Request]
+        self, now: float, parts: Parts, come: list[Request]
     ) -> tuple[list[Request], list[Request], bool]:
         """Return which low requests stay, which are set aside, and whether more may start."""
+        high, low, reading = parts.high, parts.low, parts.reading
         starting = bool(come) or any(r.is_prefill_chunk for r in high)
         starting = starting and not self._gate.owes  # else low ones would never begin
         num_waiting = len(self.waiting) - len(come)
         if not low and num_waiting <= 0:
             return [], [], not starting
-        ready = [r for r in low if not r.is_prefill_chunk]
-        reading = [r for r in low if r.is_prefill_chunk]
-        num_tokens = len(ready) * (1 + self.num_spec_tokens)
+        num_tokens = (len(low) - len(reading)) * (1 + self.num_spec_tokens)
         if not starting:  # else the prompts of high ones need the step's tokens
             num_tokens += min(sum(map(_num_next, reading)), START_TOKENS)
-            ready, reading = ready + reading, []
         num_tokens += sum(map(_num_next, (*high, *come)))
         num_tokens = min(num_tokens, self.max_num_scheduled_tokens)
         if not self._gate.opens(now, self._views(high, come), num_tokens):
-            return [], ready + reading, False
-        return ready, reading, not starting
+            return [], low, False
+        if starting and reading:
+            return [r for r in low if not r.is_prefill_chunk], reading, False
+        return low, [], not starting
 
     def _limit_low(self, now: float, high: list[Request], num_come: int) -> None:
         """Let low requests start, after the high ones, only as far as the reserve allows."""
@@ -176,27 +220,25 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
         high = takewhile(self._is_high, self.waiting)  # in order of priority
         return list(islice(filter(_can_start, high), self.max_num_active_reqs))
 
-    def _views(self, high: list[Request], come: list[Request]) -> list[High]:
-        return [
-            High(
-                r.arrival_time,
-                self._first_token_at.get(r.request_id),
-                r.num_output_tokens + r.num_output_placeholders,
-            )
-            for r in (*high, *come)
-        ]
+    def _views(self, high: list[Request], come: list[Request]) -> Iterator[High]:
+        for r in (*high, *come):
+            first_token_at = self._first_token_at.get(r.request_id)
+            num_tokens = r.num_output_tokens + r.num_output_placeholders
+            yield High(r.arrival_time, first_token_at, num_tokens)
 
-    def _parted(self) -> tuple[list[Request], list[Request]]:
-        """Return the high and the low ones of `running`."""
-        most = self._gate.options.high_priority
-        high = [r for r in self.running if r.priority <= most]
-        return high, [r for r in self.running if r.priority > most]
+    def _parted(self) -> Parts:
+        if not self._parts.are_of(self.running):
+            self._parts = Parts.of(self.running, self._gate.options.high_priority)
+        return self._parts
 
-    def _make_room(self, high: list[Request], low: list[Request], come: list[Request]) -> None:
+    def _make_room(self, parts: Parts, come: list[Request]) -> None:
         """Evict low requests until every high one has a seat and blocks."""
         # The last of these is the first to go.
-        low.sort(key=lambda r: (r.num_preemptions < MOST_EVICTIONS, r.priority, r.arrival_time))
-        while low and self._lacks_room(high, come):
+        low = sorted(
+            parts.low,
+            key=lambda r: (r.num_preemptions < MOST_EVICTIONS, r.priority, r.arrival_time),
+        )
+        while low and self._lacks_room(parts.high, come):
             victim = low.pop()
             if self._request_blocks_can_be_freed(victim):
                 self.running.remove(victim)

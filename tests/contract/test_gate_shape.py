@@ -44,6 +44,7 @@ SCHEDULES = {"da4f2cf2fc39c39e"}
 RE_CHECK = """vLLM's Scheduler.schedule is not one of those that the gate was checked against.
 Re-check in its source, then add {digest} to SCHEDULES:
 - a running request that is left out of `self.running` for a step keeps its blocks and goes on later
+- `self.running` grows nowhere else: between two steps it only loses some
 - waiting requests start while `len(running) < max_num_active_reqs`, the most urgent first
 - after a preemption inside `schedule`, no waiting request starts in that step
 - what is asserted at the end: at most max_num_running_reqs run, at most max_num_scheduled_tokens
@@ -77,6 +78,7 @@ def test_a_request_still_has(name: str) -> None:
     ("method", "parameters"),
     [
         ("schedule", ["throttle_prefills"]),
+        ("add_request", ["request"]),
         ("update_from_output", ["scheduler_output", "model_runner_output"]),
         ("_preempt_request", ["request", "timestamp", "drop_stale_output"]),
         ("_free_request", ["request", "delay_free_blocks"]),
