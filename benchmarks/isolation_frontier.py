@@ -71,9 +71,10 @@ async def measure(bench: Bench) -> dict[str, float]:
 
 async def _beside(bench: Bench, gate: GateOptions, answers: int) -> tuple[Frontier, float, float]:
     """Return the frontier, what a gate slows high by, and low's tokens in t(1)."""
+    turns: list[tuple[str, Gating]] = [("alone", ALONE), ("gate", gate)]
+    turns *= TURNS
     # The step that others join or have left has more to do: it is neither t(1 + N) nor t(1).
-    together: list[tuple[str, Gating]] = [("joining", TOGETHER), ("together", TOGETHER)]
-    turns = [*[("alone", ALONE), ("gate", gate)] * TURNS, *together, ("leaving", ALONE)]
+    turns += [("joining", TOGETHER), ("together", TOGETHER), ("leaving", ALONE)]
     async with bench.load.low(SATURATED):
         take_turns(bench.path, turns)
         await bench.load.high_without_pause(answers)
