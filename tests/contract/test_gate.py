@@ -92,6 +92,26 @@ def test_a_high_request_takes_a_seat_in_the_next_step(new: New, depth: int) -> N
     engine.finish()
 
 
+def test_low_requests_that_stay_aside_are_looked_at_once(new: New) -> None:
+    engine = new()
+    for _ in range(2):
+        engine.add(LOW, prompt=4, output=9)
+    engine.step()
+    engine.add(HIGH, prompt=4, output=9)
+    engine.step()
+    engine.step()
+    parts = engine.scheduler._parts
+
+    assert engine.step() == {"high-2"}
+    assert engine.scheduler._parts is parts
+    assert [r.request_id for r in parts.low] == ["low-0", "low-1"]
+
+    engine.abort("low-1")
+    engine.step()
+    assert [r.request_id for r in engine.scheduler._parts.low] == ["low-0"]
+    engine.finish()
+
+
 def test_the_floor_lets_a_low_request_begin_though_a_high_one_starts_in_every_step(
     new: New,
 ) -> None:
