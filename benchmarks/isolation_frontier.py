@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from benchmarks.isolation_load import HIGH_TOKENS, Served
 from benchmarks.isolation_rounds import SATURATED, SLO_TPOT, Bench, Idle, gated, slo
-from benchmarks.switched_gate import ALONE, LOOK_S, Gating, counted, switch, take_turns
+from benchmarks.switched_gate import ALONE, LOOK_S, Gating, switch
 from gpu_worker.gate_policy import GateOptions
 
 SLOWDOWNS = (1.1, 1.5, 2.0)
@@ -75,12 +75,7 @@ async def _beside(bench: Bench, gate: GateOptions, answers: int) -> tuple[Fronti
     turns *= TURNS
     # The step that others join or have left has more to do: it is neither t(1 + N) nor t(1).
     turns += [("joining", TOGETHER), ("together", TOGETHER), ("leaving", ALONE)]
-    async with bench.load.low(SATURATED):
-        take_turns(bench.path, turns)
-        await bench.load.high_without_pause(answers)
-        switch(bench.path, None)
-        await asyncio.sleep(3 * LOOK_S)
-    counts = counted(bench.path)
+    counts = await bench.in_turns(turns, bench.load.high_without_pause(answers))
     alone, beside, many = counts["alone"], counts["gate"], counts["together"]
     t_one = alone.seconds / alone.high
     frontier = Frontier(many.low / many.steps, many.seconds / many.steps / t_one)

@@ -1,17 +1,17 @@
-"""Rounds of `benchmarks.isolation`: high alone, low alone, both together, and high alone again.
+"""Rounds of `benchmarks.isolation`: high alone, low alone, both together, and each alone again.
 
 The machine's speed drifts by a half within a minute: what is compared is measured in one round.
 """
 
 import asyncio
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from benchmarks.isolation_load import HIGH, HIGH_TOKENS, Load, Served
-from benchmarks.switched_gate import switch
+from benchmarks.switched_gate import LOOK_S, Counts, Gating, counted, switch, take_turns
 from gpu_worker.gate_policy import GateOptions, Mode
 
 SEATS = 64
@@ -41,7 +41,7 @@ class Idle:
         return cls(ttft, tpot, total, tuple(s.total / total for s in served))
 
 
-Gating = Callable[[Idle], GateOptions | None]
+Choice = Callable[[Idle], GateOptions | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Policy:
 
     label: str
     low: int
-    gating: Gating = lambda _: None
+    gate: Choice = lambda _: None
 
 
 def gated(mode: Mode, **fields: Any) -> GateOptions:
@@ -63,12 +63,12 @@ def strict(_: Idle) -> GateOptions:
     return gated("strict")
 
 
-def share(share: float) -> Gating:
+def share(share: float) -> Choice:
     """Return a gate that opens in a share of the steps."""
     return lambda _: gated("share", share=share)
 
 
-def slo(slowdown: float, **options: Any) -> Gating:
+def slo(slowdown: float, **options: Any) -> Choice:
     """Return one whose objectives are multiples of the idle times."""
 
     def gate(idle: Idle) -> GateOptions:
@@ -90,12 +90,13 @@ class Beside:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """High alone, before and after; low alone, in tokens per second; and both together."""
+    """High alone and low alone (tokens per second), before and after; and both together."""
 
     alone: tuple[Served, ...]
     promised: Idle
     """High alone before the others: what objectives are multiples of."""
     low_alone: float
+    """The mean of both."""
     beside: Beside
 
     @property
@@ -116,9 +117,9 @@ class Bench:
         switch(self.path, None)
         return await self.load.high_times(num, 0.0)
 
-    async def low_alone(self, num: int, gate: GateOptions | None = None) -> float:
+    async def low_alone(self, num: int) -> float:
         """Return the tokens per second of `num` low requests alone."""
-        switch(self.path, gate)
+        switch(self.path, None)
         steps = self.load.llm.steps
         async with self.load.low(num):
             before, began = steps.num_tokens, _now()
@@ -127,7 +128,7 @@ class Bench:
 
     async def beside(self, policy: Policy, idle: Idle, duty: float, num_high: int) -> Beside:
         """Return how high requests are served beside low ones."""
-        switch(self.path, policy.gating(idle))
+        switch(self.path, policy.gate(idle))
         steps = self.load.llm.steps
         async with self.load.low(policy.low):
             tokens, evicted, began = steps.num_tokens, steps.num_preempted, _now()
@@ -139,10 +140,23 @@ class Bench:
 
     async def round(self, policy: Policy, duty: float, num_high: int) -> Round:
         """Return one round."""
-        before, low_alone = await self.alone(), await self.low_alone(SATURATED)
+        before, low_before = await self.alone(), await self.low_alone(SATURATED)
         promised = Idle.of(before)
         beside = await self.beside(policy, promised, duty, num_high)
-        return Round((*before, *await self.alone()), promised, low_alone, beside)
+        low_after, after = await self.low_alone(SATURATED), await self.alone()
+        low_alone = statistics.mean((low_before, low_after))
+        return Round((*before, *after), promised, low_alone, beside)
+
+    async def in_turns(
+        self, turns: Sequence[tuple[str, Gating]], meanwhile: Awaitable[None]
+    ) -> dict[str, Counts]:
+        """Return what gates that take turns give beside saturated low, by their names."""
+        async with self.load.low(SATURATED):
+            take_turns(self.path, turns)
+            await meanwhile
+            switch(self.path, None)
+            await asyncio.sleep(3 * LOOK_S)
+        return counted(self.path)
 
 
 def _now() -> float:

@@ -45,7 +45,7 @@ def figures_of(cells: Sequence[Cell], slo_label: str) -> dict[str, float]:
     if static := [c for c in at_40 if c.policy.startswith("static")]:
         figures["static_limits_dominated"] = statistics.mean(
             any(
-                g.total["p95"] <= s.total["p95"] and g.low_tokens_per_s > s.low_tokens_per_s
+                g.total["p95"] <= s.total["p95"] and g.low_vs_low_only > s.low_vs_low_only
                 for g in gates
             )
             for s in static

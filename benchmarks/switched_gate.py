@@ -1,9 +1,9 @@
 """A gate that can be set anew between measurements: one engine serves all of them.
 
 It reads what holds from the file that SWITCH names whenever that is replaced, within LOOK_S: a look
-at a file may take as long as a tenth of a step. Given several gates it takes turns, TURN steps with
-a high request each, and counts what the steps of every turn gave: the speed of a machine drifts
-least from one handful of steps to the next.
+at a file may take as long as a tenth of a step. Given several gates it takes turns of TURN steps,
+and counts what the steps of every turn gave: the speed of a machine drifts least from one handful
+of steps to the next.
 """
 
 import json
@@ -93,9 +93,9 @@ class SwitchedScheduler(GatedScheduler):
             requests = {r: self.requests[r] for r in output.num_scheduled_tokens}
             high = {r for r, request in requests.items() if self._is_high(request)}
             self._on_their_way.append((name, high))
-            self._num_steps += bool(high)
-            # A run of steps with low requests is not cut in two.
-            is_over = len(high) == len(requests) or self._gate.options.share == 1
+            self._num_steps += 1
+            # A run of steps in which low requests join high ones is not cut in two.
+            is_over = len(high) in (0, len(requests)) or self._gate.options.share == 1
             if self._num_steps >= TURN and is_over:
                 self._turns.rotate(-1)
                 self._begin()

@@ -85,7 +85,7 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
         self._gate = Gate(options)
         self._parts = Parts.of([], 0)
         self._unanswered: dict[str, Request] = {}
-        """High requests without a token."""
+        """High requests without a token; all others are in `_first_token_at`."""
         self._first_token_at: dict[str, float] = {}
         self._high_at = float("-inf")
         self._is_stuck = False
@@ -137,6 +137,9 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
 
     def _prepare(self, now: float) -> list[Request]:
         """Set limits for the next step; take low requests out of `running` and return them."""
+        if not self._unanswered and not self._first_token_at:
+            self._pass_freely(now)
+            return []
         parts = self._parted()
         come = self._coming_high()
         is_evicting = bool(parts.low) and self._lacks_room(parts.high, come)
@@ -149,9 +152,7 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
         if self._is_stuck:  # a step that vLLM makes alone frees what is in the way
             return []
         if not high and not come:
-            self._limit_low(now, [], 0)
-            if self.running:
-                self._gate.passed_freely()
+            self._pass_freely(now)
             return []
         stay, aside, may_start = self._choose(now, parts, come)
         self.running = high + stay
@@ -163,6 +164,12 @@ class GatedScheduler(AsyncScheduler):  # type: ignore[misc]  # vLLM is not typed
             if stay and not come:
                 self._limit_tokens(now, high)
         return aside
+
+    def _pass_freely(self, now: float) -> None:
+        """Let low ones alone have the step."""
+        self._limit_low(now, [], 0)
+        if self.running:
+            self._gate.passed_freely()
 
     def _choose(
         self, now: float, parts: Parts, come: list[Request]

@@ -192,7 +192,7 @@ class Stepping:
             tokens = list(request.output_token_ids)
             assert tokens == list(range(len(tokens)))
             assert name in self.aborted or len(tokens) == request.max_tokens
-        assert self.scheduler._first_token_at == {}
+        assert self.scheduler._unanswered == self.scheduler._first_token_at == {}
         assert self.scheduler.requests == {}
         assert self._num_free() == self.free
 
