@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, takewhile
-from typing import Any
+from typing import Any, Self
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -61,7 +61,7 @@ class Parts:
     """Low ones of whose prompt a part is still to come."""
 
     @classmethod
-    def of(cls, running: list[Request], high_priority: int) -> "Parts":
+    def of(cls, running: list[Request], high_priority: int) -> Self:
         """Look at each."""
         high = [r for r in running if r.priority <= high_priority]
         low = [r for r in running if r.priority > high_priority]
