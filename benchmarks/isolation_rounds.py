@@ -117,11 +117,11 @@ class Bench:
         switch(self.path, None)
         return await self.load.high_times(num, 0.0)
 
-    async def low_alone(self, num: int) -> float:
-        """Return the tokens per second of `num` low requests alone."""
+    async def low_alone(self) -> float:
+        """Return the tokens per second of low requests alone."""
         switch(self.path, None)
         steps = self.load.llm.steps
-        async with self.load.low(num):
+        async with self.load.low(SATURATED):
             before, began = steps.num_tokens, _now()
             await asyncio.sleep(ALONE_S)
             return float(steps.num_tokens - before) / (_now() - began)
@@ -140,10 +140,10 @@ class Bench:
 
     async def round(self, policy: Policy, duty: float, num_high: int) -> Round:
         """Return one round."""
-        before, low_before = await self.alone(), await self.low_alone(SATURATED)
+        before, low_before = await self.alone(), await self.low_alone()
         promised = Idle.of(before)
         beside = await self.beside(policy, promised, duty, num_high)
-        low_after, after = await self.low_alone(SATURATED), await self.alone()
+        low_after, after = await self.low_alone(), await self.alone()
         low_alone = statistics.mean((low_before, low_after))
         return Round((*before, *after), promised, low_alone, beside)
 
